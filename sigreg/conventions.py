@@ -1,0 +1,67 @@
+"""The lambda of other implementations, converted.
+
+Every implementation weighs a prediction term P against SIGReg's S, but they disagree on what P and
+S are.  Written with P averaged over D, S multiplied by N and averaged over V views, each has one
+ratio (weight of S) / (weight of P):
+
+| convention            | total               | P over D | S                   | ratio            |
+|-----------------------|---------------------|----------|---------------------|------------------|
+| `sigreg`, `lightly`   | (1-l) P + l S       | mean     | times N, per view   | l / (1 - l)      |
+| `minimal` (authors')  | (1-l) P + l S       | mean     | times N, per view   | l / (1 - l)      |
+| `paper`               | (1-l) P + l S       | sum      | times N, per view   | l / ((1 - l) D)  |
+| `stable-pretraining`  | P + l S             | mean     | times N V, pooled   | l V              |
+| `eb_jepa`             | P + l S             | mean     | not times N         | l / N            |
+
+Two lambdas are equivalent when these ratios agree.  What remains are the grids: the paper's
+[-5, 5] integral is 0.7 % above the customary [0, 3] one at the Gaussian, and eb_jepa's 10 points
+on [-3, 3] within 0.5 % of it.
+"""
+
+from __future__ import annotations
+
+CONVENTIONS = ("sigreg", "lightly", "minimal", "paper", "stable-pretraining", "eb_jepa")
+_NEEDS = {"paper": "D", "stable-pretraining": "V", "eb_jepa": "N"}
+
+
+def convert_lambda(
+    value: float,
+    source: str,
+    target: str,
+    *,
+    N: int | None = None,
+    D: int | None = None,
+    V: int | None = None,
+) -> float:
+    """The lambda that weighs SIGReg in `target` as `value` does in `source`.
+
+    Args:
+        value: the lambda to convert, >= 0; below 1 where the total is (1-l) P + l S.
+        source: one of `CONVENTIONS`.
+        target: one of `CONVENTIONS`.
+        N: the (global) batch size; needed for "eb_jepa".
+        D: the embedding width; needed for "paper".
+        V: the number of views; needed for "stable-pretraining".
+
+    Raises:
+        ValueError: an unknown convention, a lambda out of range, or a missing N, D or V.
+
+    Example:
+        >>> round(convert_lambda(10, "eb_jepa", "sigreg", N=256), 4)
+        0.0376
+    """
+    for name in (source, target):
+        if name not in CONVENTIONS:
+            raise ValueError(f"convention {name!r} is unknown; use one of {CONVENTIONS}")
+    scale = 1.0
+    for name, power in ((source, 1), (target, -1)):
+        sizes = {"N": N, "D": D, "V": V}
+        need = _NEEDS.get(name)
+        size = 1 if need is None else sizes[need]
+        if size is None:
+            raise ValueError(f"the convention {name!r} depends on {need}; give {need}=")
+        scale *= (float(size) if name == "stable-pretraining" else 1.0 / size) ** power
+    upper = float("inf") if source in ("stable-pretraining", "eb_jepa") else 1.0
+    if not 0 <= value < upper:
+        raise ValueError(f"lambda={value} must lie in [0, {upper}) in the convention {source!r}")
+    ratio = scale * (value if upper > 1 else value / (1 - value))
+    return ratio if target in ("stable-pretraining", "eb_jepa") else ratio / (1 + ratio)

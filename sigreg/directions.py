@@ -1,0 +1,120 @@
+"""Slices: random unit directions as a pure function of (seed, step).
+
+No generator is created and no global one is touched.  Each number is a hash of
+its index keyed by (seed, step) (SplitMix64: Steele, Lea and Flood, OOPSLA 2014),
+so every rank and every device derives the same directions without a broadcast,
+a resumed run continues its stream, and `seed` and `step` may be tensors on the
+GPU that nobody has to read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Directions: TypeAlias = Callable[..., Tensor]
+
+
+def _signed(constant: int) -> int:
+    """A 64-bit constant as torch's signed int64 holds it."""
+    return constant - (1 << 64) if constant >= 1 << 63 else constant
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_MIX1 = _signed(0xBF58476D1CE4E5B9)
+_MIX2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift (torch shifts int64 arithmetically)."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    """SplitMix64's finalizer: 64 bits in, 64 well-mixed bits out; products wrap."""
+    z = (z ^ _shift(z, 30)) * _MIX1
+    z = (z ^ _shift(z, 27)) * _MIX2
+    return z ^ _shift(z, 31)
+
+
+def random_bits(
+    count: int, seed: int | Tensor, step: int | Tensor, device: torch.device | None = None
+) -> Tensor:
+    """`count` hashed 64-bit integers, a function of (seed, step)."""
+    seed, step = (torch.as_tensor(v, dtype=torch.int64, device=device) for v in (seed, step))
+    key = _mix(_mix(seed + _GAMMA) + step * _GAMMA)
+    return _mix(key + torch.arange(1, count + 1, device=device) * _GAMMA)
+
+
+def _normal(count: int, seed: int | Tensor, step: int | Tensor, device: torch.device | None) -> Tensor:
+    """`count` standard normal float32 numbers by Box and Muller, two from each hash."""
+    bits = random_bits((count + 1) // 2, seed, step, device)
+    radius = (((_shift(bits, 40) + 1) * 2.0**-24).log() * -2).sqrt()  # 24 high bits, never log(0)
+    angle = (bits & 0xFFFFFFFF) * (2 * math.pi * 2.0**-32)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()])[:count]
+
+
+def gaussian(
+    D: int,
+    K: int,
+    *,
+    seed: int | Tensor = 0,
+    step: int | Tensor = 0,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """K independent directions, uniform on the unit sphere: `(D, K)`, unit columns.
+
+    Example:
+        >>> A = gaussian(64, 1024, seed=0, step=3)
+        >>> A.shape, bool((A.norm(dim=0) - 1).abs().max() < 1e-6)
+        (torch.Size([64, 1024]), True)
+    """
+    A = _normal(D * K, seed, step, device).to(dtype).reshape(D, K)
+    unit: Tensor = A / torch.linalg.vector_norm(A, dim=0, keepdim=True)
+    return unit
+
+
+def orthogonal(
+    D: int,
+    K: int,
+    *,
+    seed: int | Tensor = 0,
+    step: int | Tensor = 0,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """K directions in blocks of D orthonormal ones (Haar, by QR): `(D, K)`, unit columns.
+
+    Each direction is uniform on the sphere as in `gaussian`, but those of a block
+    cover the space evenly, which lowers the variance of the estimate.
+
+    Example:
+        >>> A = orthogonal(16, 16, seed=0, step=3)
+        >>> bool((A.T @ A - torch.eye(16)).abs().max() < 1e-5)
+        True
+    """
+    blocks = -(-K // D)
+    G = _normal(blocks * D * D, seed, step, device).to(dtype).reshape(blocks, D, D)
+    Q: Tensor
+    Q, R = torch.linalg.qr(G)
+    Q = Q * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)  # without this, QR is not Haar
+    return Q.permute(1, 0, 2).reshape(D, blocks * D)[:, :K].contiguous()
+
+
+DIRECTIONS: dict[str, Directions] = {"gaussian": gaussian, "orthogonal": orthogonal}
+
+
+def by_name(directions: str | Directions) -> Directions:
+    """The function behind a name; a callable `(D, K, *, seed, step, device, dtype) -> (D, K)` is itself."""
+    if callable(directions):
+        return directions
+    if directions not in DIRECTIONS:
+        raise ValueError(
+            f"directions={directions!r} is unknown; use one of {sorted(DIRECTIONS)} or a callable"
+        )
+    return DIRECTIONS[directions]

@@ -1,0 +1,1 @@
+"""Closed forms on whole embeddings `(..., N, D)`."""

@@ -1,0 +1,105 @@
+"""The LeJEPA objective: predict the global views, stay Gaussian."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sigreg import collectives
+from sigreg.regularizer import SIGReg
+
+
+class LeJEPAComponents(NamedTuple):
+    """The loss and its two unweighted parts, each a scalar."""
+
+    total: Tensor
+    prediction: Tensor
+    sigreg: Tensor
+
+
+class LeJEPALoss(nn.Module):
+    r"""LeJEPA: `(1 - lambda_param) * prediction + lambda_param * sigreg`.
+
+    The prediction term is the squared distance of every view to the mean of the global views,
+    averaged over views, samples and dimensions; gradients flow through that mean.  No teacher, no
+    stop-gradient, no predictor.
+
+    Args:
+        lambda_param: the weight of SIGReg, in [0, 1].  It does not carry over between
+            implementations; `sigreg.conventions.convert_lambda` converts it.
+        sigreg: a `SIGReg` with settings of your own; the default one otherwise.
+
+    Shapes:
+        views: a list of V tensors `(N, D)` or one tensor `(V, N, D)`, global views first -> scalar.
+
+    Raises:
+        ValueError: lambda outside [0, 1], views that differ in shape, num_global outside 1...V.
+
+    Example:
+        >>> criterion = LeJEPALoss()
+        >>> views = torch.randn(2, 32, 16, generator=torch.Generator().manual_seed(0))
+        >>> total, prediction, sigreg = criterion.components(views)
+        >>> bool(torch.isclose(total, 0.95 * prediction + 0.05 * sigreg))
+        True
+
+    Source: LeJEPA, arXiv 2511.08544, section 5.
+    """
+
+    def __init__(self, lambda_param: float = 0.05, sigreg: SIGReg | None = None) -> None:
+        super().__init__()
+        if not 0.0 <= lambda_param <= 1.0:
+            raise ValueError(f"lambda_param={lambda_param} must lie in [0, 1]; the paper's default is 0.05")
+        self.lambda_param = lambda_param
+        self.sigreg = SIGReg() if sigreg is None else sigreg
+
+    def forward(self, views: Sequence[Tensor] | Tensor, num_global: int | None = None) -> Tensor:
+        """The loss of V views, the first `num_global` of which are global (None: all of them)."""
+        return self.components(views, num_global).total
+
+    def components(self, views: Sequence[Tensor] | Tensor, num_global: int | None = None) -> LeJEPAComponents:
+        """The loss and its two parts, differentiable, for logging or weighting of one's own."""
+        z = stacked(views)
+        V = z.shape[0]
+        num_global = V if num_global is None else num_global
+        if not 1 <= num_global <= V:
+            raise ValueError(
+                f"num_global={num_global} must lie in 1...{V}, the number of views; None means all"
+            )
+        sigreg = self.sigreg(z)
+        prediction = self._prediction(z, num_global)
+        total = (1 - self.lambda_param) * prediction + self.lambda_param * sigreg
+        return LeJEPAComponents(total, prediction, sigreg)
+
+    def _prediction(self, z: Tensor, num_global: int) -> Tensor:
+        z = z if z.dtype == torch.float64 else z.float()
+        center = z[:num_global].mean(0)  # (N, D)
+        distance = (z - center).square().mean((0, 2)).sum()  # sum over N
+        (distance,), N = collectives.resolve(self.sigreg.group).sum(distance, count=z.shape[1])
+        return distance / N
+
+    def extra_repr(self) -> str:
+        return f"lambda_param={self.lambda_param}"
+
+
+def stacked(views: Sequence[Tensor] | Tensor) -> Tensor:
+    """Views as one `(V, N, D)` tensor, or an error that says which view differs."""
+    if isinstance(views, Tensor):
+        if views.ndim != 3:
+            raise ValueError(
+                f"expected stacked views (V, N, D), got shape {tuple(views.shape)}; add the view axis"
+            )
+        return views
+    if not views:
+        raise ValueError("expected a list of at least one view (N, D), got none")
+    for i, view in enumerate(views):
+        if not isinstance(view, Tensor):
+            raise TypeError(f"view {i} is a {type(view).__name__}; expected tensors (N, D)")
+        if view.ndim != 2 or view.shape != views[0].shape:
+            raise ValueError(
+                f"every view must have the shape (N, D) of the first, {tuple(views[0].shape)}; "
+                f"view {i} has {tuple(view.shape)}"
+            )
+    return torch.stack(list(views))

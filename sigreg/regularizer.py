@@ -1,0 +1,160 @@
+"""SIGReg: slice, test, average."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigreg import collectives, directions, univariate
+from sigreg.collectives import Group, Ranks
+from sigreg.directions import Directions
+from sigreg.univariate import Statistic
+
+BACKENDS = ("auto", "eager")
+
+
+class SIGReg(nn.Module):
+    """Sketched isotropic Gaussian regularization: the mean of a statistic over random slices.
+
+        SIGReg(z) = mean_k statistic(z @ a_k),   a_k random unit vectors
+
+    Args:
+        statistic: the name of one in `sigreg.univariate`, or any callable `(..., N, K) -> (..., K)`.
+        num_slices: directions per call, K.
+        directions: "gaussian", "orthogonal", or a callable
+            `(D, K, *, seed, step, device, dtype) -> (D, K)` with unit columns.
+        seed: of the stream of directions; give different modules different seeds to decouple them.
+        group: the processes that share a batch: "auto" (the default process group, once there is
+            one), None (this process alone) or a process group.
+        unbiased: remove the O(1/N) minibatch bias (Epps-Pulley only).
+        backend: "auto" or "eager".
+        **statistic_kwargs: passed on to the statistic, e.g. `t_max=5.0` or `grid="accurate"`.
+
+    Shapes:
+        `(..., N, D)`, any floating dtype -> scalar, float32 (float64 for float64).  Leading
+        dimensions (views) are tested one by one and averaged.
+
+    New directions are drawn at every call in training mode; in eval mode they stay, so that the
+    value is deterministic.  Both follow from the buffers `seed` and `step`, which are all that
+    `state_dict` holds: a resumed run continues its stream.
+
+    Raises:
+        TypeError: z is not a floating-point tensor, or the statistic does not know a keyword.
+        ValueError: an unknown name, num_slices < 1, z with fewer than 2 dimensions or N < 2.
+
+    Non-finite embeddings give a non-finite loss, so that a GradScaler can skip the step.
+
+    Example:
+        >>> sigreg = SIGReg(num_slices=256)
+        >>> z = torch.randn(8, 128, 64, generator=torch.Generator().manual_seed(0))  # (V, N, D)
+        >>> bool(0.9 < sigreg(z) < 1.2)  # a Gaussian's floor is 1.05
+        True
+
+    Source: LeJEPA, arXiv 2511.08544, section 4.
+    """
+
+    seed: Tensor
+    step: Tensor
+
+    def __init__(
+        self,
+        statistic: str | Statistic = "epps_pulley",
+        *,
+        num_slices: int = 1024,
+        directions: str | Directions = "gaussian",
+        seed: int = 0,
+        group: Group = "auto",
+        unbiased: bool = False,
+        backend: str = "auto",
+        **statistic_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if num_slices < 1:
+            raise ValueError(f"num_slices={num_slices} must be at least 1; the paper uses 1024")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend={backend!r} is unknown; use one of {BACKENDS}")
+        if unbiased:
+            statistic_kwargs["unbiased"] = True
+        self.statistic = _bind(statistic, statistic_kwargs)
+        self._sums_over_ranks = "ranks" in inspect.signature(self.statistic).parameters
+        self.num_slices = num_slices
+        self.directions = directions_by_name(directions)
+        self.group = group
+        collectives.resolve(group)  # an unknown name fails here rather than in training
+        self.backend = backend
+        self.register_buffer("seed", torch.tensor(seed))
+        self.register_buffer("step", torch.tensor(0))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The regularizer of embeddings `(..., N, D)`; moves to new directions in training mode."""
+        ranks = collectives.resolve(self.group)
+        z = univariate.checked(z, ranks)
+        with torch.autocast(z.device.type, enabled=False):
+            A = self.directions(
+                z.shape[-1], self.num_slices, seed=self.seed, step=self.step, device=z.device, dtype=z.dtype
+            )
+            if self.training:
+                self.step.add_(1)
+            x = z @ A  # (..., N, K)
+            return self._test(x, ranks).mean()
+
+    def _test(self, x: Tensor, ranks: Ranks) -> Tensor:
+        """`(..., N, K) -> (..., K)`, over the samples of all ranks."""
+        if self._sums_over_ranks:
+            return self.statistic(x, ranks=ranks)  # type: ignore[call-arg]
+        return self.statistic(ranks.gather(x))
+
+    def extra_repr(self) -> str:
+        statistic, name = self.statistic, ""
+        if isinstance(statistic, functools.partial):
+            name = "".join(f", {k}={v}" for k, v in statistic.keywords.items())
+            statistic = statistic.func
+        name = _name(statistic) + name
+        return (
+            f"{name}, num_slices={self.num_slices}, directions={_name(self.directions)}, group={self.group}"
+        )
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing: list[str],
+        *rest: Any,
+    ) -> None:
+        for name in ("seed", "step"):
+            if prefix + name not in state_dict:
+                state_dict[prefix + name] = getattr(self, name)
+                warnings.warn(
+                    f"the checkpoint has no {prefix}{name}; SIGReg's stream of directions goes on from "
+                    f"{name}={int(getattr(self, name))} instead of where the checkpoint's run stopped",
+                    stacklevel=2,
+                )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, *rest)
+
+
+directions_by_name = directions.by_name  # inside SIGReg.__init__ an argument has the module's name
+
+
+def _bind(statistic: str | Statistic, kwargs: dict[str, Any]) -> Statistic:
+    if isinstance(statistic, str):
+        if statistic not in univariate.STATISTICS:
+            known = sorted(univariate.STATISTICS)
+            raise ValueError(f"statistic={statistic!r} is unknown; use one of {known} or a callable")
+        statistic = univariate.STATISTICS[statistic]
+    if not callable(statistic):
+        raise TypeError(f"statistic must be a name or a callable (..., N, K) -> (..., K), got {statistic!r}")
+    unknown = kwargs.keys() - inspect.signature(statistic).parameters.keys()
+    if unknown:
+        raise TypeError(f"{_name(statistic)} does not take {sorted(unknown)}")
+    return functools.partial(statistic, **kwargs) if kwargs else statistic
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
