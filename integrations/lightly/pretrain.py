@@ -1,0 +1,94 @@
+"""Pretrain an encoder without labels: LeJEPA, or one of the recipes it replaces, in lightly.
+
+    python -m integrations.lightly.pretrain --method lejepa --data digits
+    python -m integrations.lightly.pretrain --method byol --data cifar10 --backbone resnet18 --epochs 200
+    python -m integrations.lightly.pretrain --data PATH      # PATH/train/<class>/*, PATH/test/<class>/*
+
+Writes checkpoints and metrics.csv to --out; --resume goes on from the last checkpoint there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger
+
+from integrations.lightly import backbones, data, methods
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--method", choices=["lejepa", "byol", "dino", "simsiam"], default="lejepa")
+    parser.add_argument("--data", default="digits", help="digits, cifar10 or the path of an image folder")
+    parser.add_argument("--size", type=int, default=32, help="side of a view in pixels, for an image folder")
+    parser.add_argument("--backbone", default="small", help="small, or any timm model")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--views", type=int, default=4, help="views of each image (byol and simsiam: 2)")
+    parser.add_argument("--num-global", type=int, default=2, help="how many of them are global")
+    parser.add_argument("--lambda", type=float, default=0.05, dest="lambda_param", help="weight of SIGReg")
+    parser.add_argument("--lr", type=float, help="learning rate; the method's own by default")
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--precision", default="32-true", help="as Lightning's Trainer takes it")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="default: runs/METHOD")
+    parser.add_argument("--resume", action="store_true")
+    args = parser.parse_args(arguments)
+    if args.method in ("byol", "simsiam"):
+        args.views = args.num_global = 2
+    if args.method == "dino":
+        args.num_global = 2
+    if not 1 <= args.num_global <= args.views:
+        parser.error(f"--num-global {args.num_global} must lie in 1...{args.views}, the number of views")
+    args.out = args.out or Path("runs") / args.method
+    return args
+
+
+def build(args: argparse.Namespace) -> pl.LightningModule:
+    backbone, dim = backbones.create(args.backbone)
+    if args.method == "lejepa":
+        return methods.LeJEPA(backbone, dim, args.num_global, args.lambda_param, args.lr)
+    recipe = {"byol": methods.BYOL, "dino": methods.DINO, "simsiam": methods.SimSiam}[args.method]
+    return recipe(backbone, dim, args.lr)
+
+
+def pretrain(args: argparse.Namespace, images: data.Images) -> pl.LightningModule:
+    """Train and return the method; its `.backbone` is the encoder."""
+    last = args.out / "last.ckpt"
+    if args.resume and not last.exists():
+        raise SystemExit(f"--resume: there is no checkpoint {last}; leave --resume out to start anew")
+    pl.seed_everything(args.seed, workers=True, verbose=False)
+    model = build(args)
+    loader = data.views_loader(
+        images, args.num_global, args.views - args.num_global, args.batch_size, args.workers
+    )
+    trainer = pl.Trainer(
+        max_epochs=args.epochs,
+        accelerator="auto",
+        devices=args.devices,
+        precision=args.precision,
+        logger=CSVLogger(args.out, name="", version=""),
+        callbacks=[
+            ModelCheckpoint(args.out, save_last=True, save_top_k=0, enable_version_counter=False),
+            TQDMProgressBar(refresh_rate=1),
+        ],
+        log_every_n_steps=len(loader),
+        enable_model_summary=False,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")  # sized for two cores on purpose
+        trainer.fit(model, loader, ckpt_path=last if args.resume else None)
+    return model
+
+
+if __name__ == "__main__":
+    args = parse()
+    pretrain(args, data.load(args.data, args.size))
+    print(f"checkpoint: {args.out / 'last.ckpt'}\nlog: {args.out / 'metrics.csv'}")
