@@ -1,0 +1,190 @@
+# mypy: disable-error-code="import-not-found,import-untyped,misc"
+"""LeJEPA as a solo-learn method, and SIGReg beside the loss of any other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from solo.methods.base import BaseMethod
+from torch import Tensor, nn
+
+from sigreg import LeJEPALoss, SIGReg
+
+Batch = list[Any]  # [indexes, [crops], targets]
+
+LEJEPA_DEFAULTS = {
+    "proj_hidden_dim": 2048,
+    "proj_output_dim": 128,
+    "lambda_param": 0.05,
+    "num_slices": 1024,
+    "statistic": "epps_pulley",
+    "directions": "gaussian",
+    "statistic_kwargs": {},
+}
+SIGREG_DEFAULTS = {
+    "weight": 0.05,
+    "num_slices": 1024,
+    "statistic": "epps_pulley",
+    "directions": "gaussian",
+    "statistic_kwargs": {},
+}
+
+
+class LeJEPA(BaseMethod):
+    """LeJEPA (arXiv 2511.08544): no teacher, no predictor, no stop-gradient.
+
+    The large crops are the global views, whose mean every crop predicts; SIGReg tests the projected
+    crops of all ranks together.  Everything is set in `method_kwargs`:
+
+        proj_hidden_dim, proj_output_dim   the projector: two hidden layers with BatchNorm
+        lambda_param                       the weight of SIGReg, in [0, 1]
+        num_slices, statistic, directions, statistic_kwargs    as in `sigreg.SIGReg`
+
+    Logs `train_prediction`, `train_sigreg` and `train_lejepa_loss`.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg)
+        settings = self.cfg.method_kwargs
+        hidden, output = settings.proj_hidden_dim, settings.proj_output_dim
+        self.projector = nn.Sequential(
+            nn.Linear(self.features_dim, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, output),
+        )
+        self.criterion = LeJEPALoss(settings.lambda_param, _sigreg(settings))
+
+    @staticmethod
+    def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
+        """Fill the defaults of `method_kwargs`, and check everything before a model is built."""
+        cfg = BaseMethod.add_and_assert_specific_cfg(cfg)
+        _fill(cfg, "method_kwargs", LEJEPA_DEFAULTS)
+        settings = cfg.method_kwargs
+        for name in ("proj_hidden_dim", "proj_output_dim"):
+            if not isinstance(settings[name], int) or settings[name] < 1:
+                raise ValueError(f"method_kwargs.{name} must be a positive integer, got {settings[name]!r}")
+        LeJEPALoss(settings.lambda_param, _sigreg(settings))
+        _assert_sizes_fit(cfg)
+        return cfg
+
+    @property
+    def learnable_params(self) -> list[dict[str, Any]]:
+        """The backbone's and classifier's, and the projector's."""
+        projector = {"name": "projector", "params": self.projector.parameters()}
+        return [*super().learnable_params, projector]
+
+    def forward(self, X: Tensor) -> dict[str, Any]:
+        """`logits`, `feats` and the projected `z` of one large crop `(N, C, H, W)`."""
+        out = super().forward(X)
+        return {**out, "z": self.projector(out["feats"])}
+
+    def multicrop_forward(self, X: Tensor) -> dict[str, Any]:
+        """`feats` and `z` of one small crop."""
+        out = super().multicrop_forward(X)
+        return {**out, "z": self.projector(out["feats"])}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The LeJEPA loss of all crops, plus the online classifier's."""
+        out = super().training_step(batch, batch_idx)
+        total, prediction, sigreg = self.criterion.components(out["z"], num_global=self.num_large_crops)
+        parts = {"train_prediction": prediction, "train_sigreg": sigreg, "train_lejepa_loss": total}
+        self.log_dict(parts, on_epoch=True, sync_dist=True)
+        loss: Tensor = total + out["loss"]
+        return loss
+
+
+def with_sigreg(method: type[BaseMethod]) -> type[BaseMethod]:
+    """`method`, with `cfg.sigreg.weight` times SIGReg of its projected crops `z` added to its loss.
+
+    The settings are those of `sigreg: {weight: 0.05, num_slices: 1024, ...}` at the top of the
+    config; the value is logged as `train_sigreg`.
+    """
+
+    class Regularized(method):
+        def __init__(self, cfg: DictConfig) -> None:
+            super().__init__(cfg)
+            self.sigreg = _sigreg(self.cfg.sigreg)
+            self._z: list[Tensor] = []
+
+        @staticmethod
+        def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
+            cfg = method.add_and_assert_specific_cfg(cfg)
+            _fill(cfg, "sigreg", SIGREG_DEFAULTS)
+            if not cfg.sigreg.weight > 0:
+                raise ValueError(f"sigreg.weight must be positive, got {cfg.sigreg.weight}")
+            _sigreg(cfg.sigreg)
+            _assert_sizes_fit(cfg)
+            return cfg
+
+        # The method returns its loss and keeps `out` to itself, so z is picked up where it is made.
+        def base_training_step(self, X: Tensor, targets: Tensor) -> dict[str, Any]:
+            return self._picked(super().base_training_step(X, targets))
+
+        def multicrop_forward(self, X: Tensor) -> dict[str, Any]:
+            return self._picked(super().multicrop_forward(X))
+
+        def _picked(self, out: dict[str, Any]) -> dict[str, Any]:
+            self._z.append(out["z"])
+            return out
+
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            self._z = []
+            loss: Tensor = super().training_step(batch, batch_idx)
+            sigreg = self.sigreg(torch.stack(self._z))
+            self._z = []
+            self.log("train_sigreg", sigreg, on_epoch=True, sync_dist=True)
+            loss = loss + self.cfg.sigreg.weight * sigreg
+            return loss
+
+    Regularized.__name__ = Regularized.__qualname__ = f"{method.__name__}WithSIGReg"
+    return Regularized
+
+
+def assert_two_large_crops(cfg: DictConfig) -> None:
+    """What main_pretrain.py demands of every method but two, in words."""
+    size = cfg.augmentations[0].crop_size
+    large = sum(a.num_crops for a in cfg.augmentations if a.crop_size == size)
+    if large != 2:
+        raise ValueError(
+            f"{large} crops have the size {size} of the first, and main_pretrain.py takes 2: set num_crops "
+            "so that 2 share it, and give the others another crop_size (they become small crops)"
+        )
+
+
+def _assert_sizes_fit(cfg: DictConfig) -> None:
+    """A ViT takes one image size unless told otherwise; validation has a size of its own."""
+    backbone = cfg.backbone
+    if not backbone.name.startswith("vit") or backbone.kwargs.get("dynamic_img_size", False):
+        return
+    validation = 32 if cfg.data.dataset.startswith("cifar") else 96 if cfg.data.dataset == "stl10" else 224
+    sizes = {a.crop_size for a in cfg.augmentations}
+    if cfg.data.get("val_path") is not None:
+        sizes.add(validation)
+    if sizes != {backbone.kwargs.get("img_size", 224)}:
+        raise ValueError(
+            f"{backbone.name} meets images of {sorted(sizes)} pixels and is built for "
+            f"{backbone.kwargs.get('img_size', 224)}: set backbone.kwargs.dynamic_img_size: true"
+        )
+
+
+def _fill(cfg: DictConfig, section: str, defaults: dict[str, Any]) -> None:
+    given = cfg.get(section) or {}
+    unknown = sorted(set(given) - set(defaults))
+    if unknown:
+        raise ValueError(f"{section} has {unknown}, which means nothing here; it takes {sorted(defaults)}")
+    cfg[section] = OmegaConf.merge(defaults, given)
+
+
+def _sigreg(settings: DictConfig) -> SIGReg:
+    return SIGReg(
+        settings.statistic,
+        num_slices=settings.num_slices,
+        directions=settings.directions,
+        **settings.statistic_kwargs,
+    )
