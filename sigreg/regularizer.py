@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import warnings
 from typing import Any
 
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 from sigreg import collectives, directions, univariate
 from sigreg.collectives import Group, Ranks
 from sigreg.directions import Directions
-from sigreg.univariate import Statistic
+from sigreg.univariate import Choice
 
 BACKENDS = ("auto", "eager")
 
@@ -24,7 +22,8 @@ class SIGReg(nn.Module):
         SIGReg(z) = mean_k statistic(z @ a_k),   a_k random unit vectors
 
     Args:
-        statistic: the name of one in `sigreg.univariate`, or any callable `(..., N, K) -> (..., K)`.
+        statistic: the name of one in `sigreg.univariate`, any callable `(..., N, K) -> (..., K)`, or
+            a dict of weights over these, e.g. `{"epps_pulley": 1.0, "vcreg": 0.1}`.
         num_slices: directions per call, K.
         directions: "gaussian", "orthogonal", or a callable
             `(D, K, *, seed, step, device, dtype) -> (D, K)` with unit columns.
@@ -63,7 +62,7 @@ class SIGReg(nn.Module):
 
     def __init__(
         self,
-        statistic: str | Statistic = "epps_pulley",
+        statistic: Choice = "epps_pulley",
         *,
         num_slices: int = 1024,
         directions: str | Directions = "gaussian",
@@ -80,8 +79,8 @@ class SIGReg(nn.Module):
             raise ValueError(f"backend={backend!r} is unknown; use one of {BACKENDS}")
         if unbiased:
             statistic_kwargs["unbiased"] = True
-        self.statistic = _bind(statistic, statistic_kwargs)
-        self._sums_over_ranks = "ranks" in inspect.signature(self.statistic).parameters
+        self.statistic = univariate.bind(statistic, **statistic_kwargs)
+        self._sums_over_ranks = univariate.takes_ranks(self.statistic)
         self.num_slices = num_slices
         self.directions = directions_by_name(directions)
         self.group = group
@@ -110,14 +109,8 @@ class SIGReg(nn.Module):
         return self.statistic(ranks.gather(x))
 
     def extra_repr(self) -> str:
-        statistic, name = self.statistic, ""
-        if isinstance(statistic, functools.partial):
-            name = "".join(f", {k}={v}" for k, v in statistic.keywords.items())
-            statistic = statistic.func
-        name = _name(statistic) + name
-        return (
-            f"{name}, num_slices={self.num_slices}, directions={_name(self.directions)}, group={self.group}"
-        )
+        statistic, directions = univariate.name_of(self.statistic), univariate.name_of(self.directions)
+        return f"{statistic}, num_slices={self.num_slices}, directions={directions}, group={self.group}"
 
     def _load_from_state_dict(
         self,
@@ -140,21 +133,3 @@ class SIGReg(nn.Module):
 
 
 directions_by_name = directions.by_name  # inside SIGReg.__init__ an argument has the module's name
-
-
-def _bind(statistic: str | Statistic, kwargs: dict[str, Any]) -> Statistic:
-    if isinstance(statistic, str):
-        if statistic not in univariate.STATISTICS:
-            known = sorted(univariate.STATISTICS)
-            raise ValueError(f"statistic={statistic!r} is unknown; use one of {known} or a callable")
-        statistic = univariate.STATISTICS[statistic]
-    if not callable(statistic):
-        raise TypeError(f"statistic must be a name or a callable (..., N, K) -> (..., K), got {statistic!r}")
-    unknown = kwargs.keys() - inspect.signature(statistic).parameters.keys()
-    if unknown:
-        raise TypeError(f"{_name(statistic)} does not take {sorted(unknown)}")
-    return functools.partial(statistic, **kwargs) if kwargs else statistic
-
-
-def _name(function: Any) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))

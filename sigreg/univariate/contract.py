@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import inspect
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,3 +31,8 @@ def checked(x: Tensor, ranks: Ranks = ALONE) -> Tensor:
     if ranks.size == 1 and x.shape[-2] < 2:
         raise ValueError(f"a statistic needs N >= 2 samples in dimension -2, got shape {tuple(x.shape)}")
     return x if x.dtype == torch.float64 else x.float()
+
+
+def takes_ranks(statistic: Any) -> bool:
+    """Whether a statistic sums over the processes itself; any other needs the gathered sample."""
+    return "ranks" in inspect.signature(statistic).parameters
