@@ -1,0 +1,1 @@
+"""Questions answered with numbers: `python -m benchmarks` lists them."""

@@ -1,0 +1,1 @@
+"""One module per question; its docstring's first line is the question."""

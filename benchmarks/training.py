@@ -1,0 +1,243 @@
+"""One LeJEPA run: a backbone trained under Lightning, then frozen and probed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from typing import Any
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks import augment, data, probes
+from sigreg import LeJEPALoss, SIGReg
+from sigreg.objective import stacked
+
+
+for noisy in (
+    "lightning.pytorch",
+    "lightning.fabric",
+):  # what it says at every start; errors still come through
+    logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+class SmallNet(nn.Sequential):
+    """Three convolutions and a global average: 128 features, for images of a few pixels."""
+
+    num_features = 128
+
+    def __init__(self, channels: int) -> None:
+        layers: list[nn.Module] = []
+        for width, stride in ((32, 1), (64, 2), (self.num_features, 2)):
+            layers += [
+                nn.Conv2d(channels, width, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(True),
+            ]
+            channels = width
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def backbone(name: str, channels: int, size: int) -> tuple[nn.Module, int]:
+    """The network of a name, and how many features it gives."""
+    if name == "small":
+        return SmallNet(channels), SmallNet.num_features
+    import timm
+
+    kwargs = {"img_size": size, "dynamic_img_size": True} if "vit" in name else {}
+    net = timm.create_model(name, num_classes=0, in_chans=channels, **kwargs)
+    return net, int(net.num_features)
+
+
+def projector(features: int, width: int | None, hidden: int) -> nn.Module:
+    """An MLP with BatchNorm to `width` numbers; none for None."""
+    if width is None:
+        return nn.Identity()
+    layers: list[nn.Module] = []
+    for _ in range(2):
+        layers += [nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(True)]
+        features = hidden
+    return nn.Sequential(*layers, nn.Linear(features, width))
+
+
+class ExactSIGReg(nn.Module):
+    """Infinitely many slices in closed form, in the place of a `SIGReg`."""
+
+    group = None
+
+    def forward(self, z: Tensor) -> Tensor:
+        from sigreg.multivariate import exact_sigreg
+
+        return torch.stack([exact_sigreg(view) for view in z]).mean()
+
+
+class NoSIGReg(nn.Module):
+    """Nothing in the place of a `SIGReg`: what happens without."""
+
+    group = None
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.new_zeros(())
+
+
+def objective(cfg: DictConfig) -> LeJEPALoss:
+    """The loss that a configuration describes."""
+    if cfg.statistic == "none":
+        return LeJEPALoss(cfg.lambda_param, NoSIGReg())  # type: ignore[arg-type]
+    if cfg.statistic == "exact_sigreg":
+        return LeJEPALoss(cfg.lambda_param, ExactSIGReg())  # type: ignore[arg-type]
+    grid = {key: cfg[key] for key in ("t_max", "num_points") if cfg[key] is not None}
+    sigreg = SIGReg(
+        cfg.statistic, num_slices=cfg.num_slices, directions=cfg.directions, seed=cfg.seed, **grid
+    )
+    return LeJEPALoss(cfg.lambda_param, sigreg)
+
+
+class Pretraining(L.LightningModule):
+    """Views, embeddings, loss: a LeJEPA step has nothing else."""
+
+    def __init__(self, cfg: DictConfig, images: Tensor, steps: int) -> None:
+        super().__init__()
+        self.cfg, self.steps = cfg, steps
+        self.backbone, features = backbone(cfg.backbone, images.shape[1], cfg.size or images.shape[-1])
+        self.projector = projector(features, cfg.projector_width, cfg.projector_hidden)
+        self.criterion = objective(cfg)
+        if not cfg.resample:
+            self.criterion.sigreg.eval()  # in eval mode the slices stay
+        pixels = images.float().div(255)
+        self.register_buffer("mean", pixels.mean((0, 2, 3), keepdim=True))
+        self.register_buffer("std", pixels.std((0, 2, 3), keepdim=True))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images in [0, 1] to features `(n, F)`."""
+        out: Tensor = self.backbone((x - self.mean) / self.std)
+        return out
+
+    def views(self, x: Tensor) -> list[Tensor]:
+        """Global crops, then local ones, each `(V, N, C, h, w)`."""
+        c = self.cfg
+        look = {"flip": c.flip, "rotate": c.rotate, "jitter": c.jitter, "noise": c.noise}
+        parts = [augment.views(x, c.global_views, tuple(c.global_scale), size=c.size, **look)]
+        if c.local_views:
+            size = c.local_size or c.size
+            parts.append(augment.views(x, c.local_views, tuple(c.local_scale), size=size, **look))
+        return [torch.cat(parts)] if len({part.shape[-1] for part in parts}) == 1 else parts
+
+    def training_step(self, batch: Tensor, _: int) -> Tensor:
+        x = batch.float().div(255)
+        z = [
+            self.projector(self.features(part.flatten(0, 1))).unflatten(0, part.shape[:2])
+            for part in self.views(x)
+        ]
+        parts = self.criterion.components(stacked(torch.cat(z)), num_global=self.cfg.global_views)
+        names = ("loss", "prediction", "sigreg")
+        self.log_dict(dict(zip(names, parts, strict=True)), on_step=False, on_epoch=True)
+        return parts.total
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.cfg.lr, weight_decay=self.cfg.weight_decay)
+        warmup = max(1, self.steps // 10)
+
+        def rate(step: int) -> float:
+            return min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * min(step / self.steps, 1)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Batches(Dataset[Tensor]):
+    """Images by whole batches: one indexing instead of one per image."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.images[i]
+
+    def __getitems__(self, i: list[int]) -> Tensor:
+        return self.images[torch.tensor(i)]
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises ValueError for what would fail in training or in the probes."""
+    if cfg.backbone != "small":
+        import timm
+
+        if not timm.is_model(cfg.backbone):
+            raise ValueError(
+                f"backbone={cfg.backbone!r} is unknown to timm; use 'small' or a name timm lists"
+            )
+    if cfg.global_views < 1 or cfg.global_views + cfg.local_views < 2:
+        raise ValueError("a LeJEPA run needs at least one global view and two views in all")
+    try:
+        objective(cfg)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    data.check(cfg.data, cfg.data_root)
+    images = _images(cfg)
+    probes.check(cfg.labels, images.train_labels.numpy())
+    if len(images.train) < cfg.batch_size:
+        raise ValueError(f"batch_size={cfg.batch_size} is more than the {len(images.train)} training images")
+
+
+def _images(cfg: DictConfig) -> data.Images:
+    return data.load(cfg.data, cfg.data_root, cfg.size, cfg.images)
+
+
+def measure(cfg: DictConfig) -> dict[str, Any]:
+    """Train, freeze, probe: losses of the last epoch, accuracies, effective rank."""
+    images = _images(cfg)
+    loader = DataLoader(
+        _Batches(images.train), cfg.batch_size, shuffle=True, drop_last=True, collate_fn=_same
+    )
+    model = Pretraining(cfg, images.train, steps=cfg.epochs * len(loader))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on workers and logging intervals
+        trainer = L.Trainer(
+            max_epochs=cfg.epochs,
+            accelerator=cfg.accelerator,
+            devices=cfg.devices,
+            strategy="auto" if cfg.devices == 1 else "ddp_spawn",
+            precision=cfg.precision,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, loader)
+    losses = {key: float(trainer.callback_metrics[key]) for key in ("loss", "prediction", "sigreg")}
+    return {"method": "lejepa", "steps": trainer.global_step, **losses, **_probed(model, images, cfg)}
+
+
+def _same(batch: Tensor) -> Tensor:
+    return batch
+
+
+@torch.no_grad()
+def _probed(model: Pretraining, images: data.Images, cfg: DictConfig) -> dict[str, float]:
+    model.eval()
+    if torch.cuda.is_available() and cfg.accelerator != "cpu":
+        model.cuda()
+
+    def embed(x: Tensor) -> Any:
+        parts = (model.features(part.to(model.device).float().div(255)) for part in x.split(512))
+        return torch.cat([part.float().cpu() for part in parts]).numpy()
+
+    train, test = embed(images.train), embed(images.test)
+    row = probes.accuracies(
+        train,
+        images.train_labels.numpy(),
+        test,
+        images.test_labels.numpy(),
+        labels=list(cfg.labels),
+        draws=cfg.draws,
+    )
+    most = list(cfg.labels)[-1]
+    return {"accuracy": row[f"linear_{most}"], **row, "effective_rank": round(probes.effective_rank(test), 3)}
