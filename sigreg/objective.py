@@ -78,7 +78,7 @@ class LeJEPALoss(nn.Module):
         center = z[:num_global].mean(0)  # (N, D)
         distance = (z - center).square().mean((0, 2)).sum()  # sum over N
         (distance,), N = collectives.resolve(self.sigreg.group).sum(distance, count=z.shape[1])
-        return distance / N
+        return distance / N if isinstance(N, int) else distance / N.to(distance.dtype)
 
     def extra_repr(self) -> str:
         return f"lambda_param={self.lambda_param}"

@@ -14,6 +14,8 @@ from sigreg.directions import Directions
 from sigreg.univariate import Choice
 
 BACKENDS = ("auto", "eager")
+SLICES = ("shared", "per_rank")
+SEED_OF_RANK = 1_000_003  # apart enough that rank 1 of seed 0 is not rank 0 of seed 1
 
 
 class SIGReg(nn.Module):
@@ -30,6 +32,8 @@ class SIGReg(nn.Module):
         seed: of the stream of directions; give different modules different seeds to decouple them.
         group: the processes that share a batch: "auto" (the default process group, once there is
             one), None (this process alone) or a process group.
+        slices: "shared", the same directions on every rank, or "per_rank", each rank its own: as many
+            times the slices as there are ranks, at the price of gathering the embeddings.
         unbiased: remove the O(1/N) minibatch bias (Epps-Pulley only).
         backend: "auto" or "eager".
         **statistic_kwargs: passed on to the statistic, e.g. `t_max=5.0` or `grid="accurate"`.
@@ -44,7 +48,9 @@ class SIGReg(nn.Module):
 
     Raises:
         TypeError: z is not a floating-point tensor, or the statistic does not know a keyword.
-        ValueError: an unknown name, num_slices < 1, z with fewer than 2 dimensions or N < 2.
+        ValueError: an unknown name, num_slices < 1, z with fewer than 2 dimensions, N < 2, or a rank
+            with an empty batch (on every rank).
+        RuntimeError: the ranks of `group` disagree on settings, shapes, seed or step (on every rank).
 
     Non-finite embeddings give a non-finite loss, so that a GradScaler can skip the step.
 
@@ -68,6 +74,7 @@ class SIGReg(nn.Module):
         directions: str | Directions = "gaussian",
         seed: int = 0,
         group: Group = "auto",
+        slices: str = "shared",
         unbiased: bool = False,
         backend: str = "auto",
         **statistic_kwargs: Any,
@@ -77,6 +84,8 @@ class SIGReg(nn.Module):
             raise ValueError(f"num_slices={num_slices} must be at least 1; the paper uses 1024")
         if backend not in BACKENDS:
             raise ValueError(f"backend={backend!r} is unknown; use one of {BACKENDS}")
+        if slices not in SLICES:
+            raise ValueError(f"slices={slices!r} is unknown; use one of {SLICES}")
         if unbiased:
             statistic_kwargs["unbiased"] = True
         self.statistic = univariate.bind(statistic, **statistic_kwargs)
@@ -84,6 +93,8 @@ class SIGReg(nn.Module):
         self.num_slices = num_slices
         self.directions = directions_by_name(directions)
         self.group = group
+        self.slices = slices
+        self._agreed = False
         collectives.resolve(group)  # an unknown name fails here rather than in training
         self.backend = backend
         self.register_buffer("seed", torch.tensor(seed))
@@ -94,13 +105,37 @@ class SIGReg(nn.Module):
         ranks = collectives.resolve(self.group)
         z = univariate.checked(z, ranks)
         with torch.autocast(z.device.type, enabled=False):
+            z, ranks = self._meet(z, ranks)
+            per_rank = self.slices == "per_rank" and ranks.size > 1
+            seed = self.seed + SEED_OF_RANK * ranks.rank if per_rank else self.seed
             A = self.directions(
-                z.shape[-1], self.num_slices, seed=self.seed, step=self.step, device=z.device, dtype=z.dtype
+                z.shape[-1], self.num_slices, seed=seed, step=self.step, device=z.device, dtype=z.dtype
             )
             if self.training:
                 self.step.add_(1)
-            x = z @ A  # (..., N, K)
-            return self._test(x, ranks).mean()
+            if per_rank:  # each rank tests everyone's embeddings along directions of its own
+                z = ranks.gather(z, same_loss=False)
+                return ranks.mean(self._test(z @ A, collectives.ALONE).mean())
+            return self._test(z @ A, ranks).mean()
+
+    def _meet(self, z: Tensor, ranks: Ranks) -> tuple[Tensor, Ranks]:
+        """What the ranks bring to a shared batch, made sure to fit together."""
+        if ranks.size == 1:
+            return z, ranks
+        if not self._agreed and not torch.compiler.is_compiling():  # once: it makes the host wait
+            ranks.require_equal(
+                seed=int(self.seed),
+                step=int(self.step),
+                dtype=z.dtype,
+                shape=f"({', '.join(str(n) for n in (*z.shape[:-2], 'N', z.shape[-1]))})",
+                settings=f"SIGReg({self._settings()})",
+            )
+            self._agreed = True
+        present = z.shape[-2] > 0
+        if not present:  # one row of zeros takes part and is reported there, so that nobody waits
+            z = z.new_zeros(*z.shape[:-2], 1, z.shape[-1])
+        stamp = directions.random_bits(1, self.seed, self.step, z.device)
+        return z, Ranks(ranks.group, stamp=stamp, present=present)
 
     def _test(self, x: Tensor, ranks: Ranks) -> Tensor:
         """`(..., N, K) -> (..., K)`, over the samples of all ranks."""
@@ -109,8 +144,12 @@ class SIGReg(nn.Module):
         return self.statistic(ranks.gather(x))
 
     def extra_repr(self) -> str:
+        return f"{self._settings()}, group={self.group}"
+
+    def _settings(self) -> str:
         statistic, directions = univariate.name_of(self.statistic), univariate.name_of(self.directions)
-        return f"{statistic}, num_slices={self.num_slices}, directions={directions}, group={self.group}"
+        slices = "" if self.slices == "shared" else f", slices={self.slices!r}"
+        return f"{statistic}, num_slices={self.num_slices}, directions={directions}{slices}"
 
     def _load_from_state_dict(
         self,
