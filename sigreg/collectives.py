@@ -66,7 +66,7 @@ class _GatherOverRanks(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         counts, rank = ctx.counts, dist.get_rank(ctx.group)
-        parts = torch.split(grad, counts, dim=-2)
+        parts = list(torch.split(grad, counts, dim=-2))
         if ctx.same_loss:  # the other ranks hold the same gradient: scaling stands for summing
             return parts[rank] * len(counts), None, None, None
         parts = [_padded(part, max(counts)) for part in parts]
@@ -100,6 +100,9 @@ class Ranks:
 
     def sum(self, *parts: Tensor, count: int) -> tuple[tuple[Tensor, ...], Tensor | int]:
         """Sum `parts` and `count` over the ranks, in one message that the host does not wait for.
+
+        The gradient is right where all that follows is the same on every rank.  A sum that goes back
+        to the samples, as a mean that is subtracted from them, must be detached first.
 
         Args:
             parts: tensors of one dtype, each the same shape on every rank.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,14 +14,24 @@ def central_moments(x: Tensor, highest: int, ranks: Ranks) -> tuple[Tensor | int
     """`(..., N, K)` -> N, the mean and the central moments 2...highest, each `(..., K)`.
 
     Two rounds of sums, the mean first: moments about 0 would need one, but their differences lose
-    every digit when the mean is large beside the spread.
+    every digit when the mean is large beside the spread.  The first round only finds a center c to
+    measure from and carries no gradient; moments about c determine those about the mean,
+
+        m_p = sum_j binom(p, j) a_j (-a_1)^{p-j},   a_j = mean_n((x_n - c)^j),
+
+    so that the gradient passes through one sum alone (see `Ranks.sum`).
     """
     n = x.shape[-2]
-    (total,), N = ranks.sum(x.sum(-2), count=n)
-    mean = total / N
-    d = x - mean.unsqueeze(-2)
-    sums, N = ranks.sum(*(d.pow(p).sum(-2) for p in range(2, highest + 1)), count=n)
-    return N, mean, [s / N for s in sums]
+    (total,), N = ranks.sum(x.detach().sum(-2), count=n)
+    c = total / N
+    d = x - c.unsqueeze(-2)
+    sums, N = ranks.sum(*(d.pow(p).sum(-2) for p in range(1, highest + 1)), count=n)
+    a = [torch.ones_like(c), *(s / N for s in sums)]
+    central = [
+        sum((math.comb(p, j) * a[j] * (-a[1]).pow(p - j) for j in range(p + 1)), torch.zeros_like(c))
+        for p in range(2, highest + 1)
+    ]
+    return N, c + a[1], central
 
 
 def is_constant(mean: Tensor, variance: Tensor) -> Tensor:

@@ -1,0 +1,417 @@
+"""Any split of a batch over ranks is one batch: real gloo processes, DDP's gradients."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pool import on_ranks, outcomes
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.testing import assert_close
+
+from sigreg import LeJEPALoss, SIGReg
+from sigreg.regularizer import SEED_OF_RANK
+from sigreg.univariate import STATISTICS
+
+WIDTH = 5  # of the inputs of the small network
+
+
+def fourth_moment(x: Tensor) -> Tensor:
+    """A statistic of a user's own: it knows nothing of ranks and is given the gathered sample."""
+    return x.shape[-2] * (x.pow(4).mean(-2) - 3).square()
+
+
+CHOICES: dict[str, Any] = {
+    **{name: name for name in STATISTICS},
+    "mix of sums": {"epps_pulley": 1.0, "vcreg": 0.1},
+    "mix with order": {"epps_pulley": 1.0, "watson": 0.5},
+    "user's own": fourth_moment,
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A batch, how it is split over the ranks, and the loss to take of it."""
+
+    split: tuple[int, ...] = (5, 3)
+    V: int = 2
+    D: int = 4
+    K: int = 8
+    statistic: str = "epps_pulley"
+    backend: str = "eager"
+    dtype: torch.dtype = torch.float64
+    seed: int = 0
+
+    def batch(self) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        x = torch.randn(self.V, sum(self.split), WIDTH, dtype=torch.float64, generator=generator)
+        return x.to(self.dtype)
+
+    def part(self, rank: int) -> Tensor:
+        return self.batch().split(self.split, dim=1)[rank]
+
+    def network(self) -> nn.Module:
+        torch.manual_seed(self.seed + 1)
+        return nn.Sequential(nn.Linear(WIDTH, 7), nn.Tanh(), nn.Linear(7, self.D)).to(self.dtype)
+
+    def sigreg(self, **changes: Any) -> SIGReg:
+        arguments = {"num_slices": self.K, "seed": self.seed, "backend": self.backend, **changes}
+        return SIGReg(CHOICES[self.statistic], **arguments)
+
+    def tolerance(self, expected: Tensor) -> dict[str, float]:
+        relative = 1e-10 if self.dtype == torch.float64 else 1e-5
+        return {"rtol": relative, "atol": relative * max(1.0, float(expected.abs().max()))}
+
+
+def gradients(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def step(problem: Problem, model: nn.Module, x: Tensor, sigreg: SIGReg, weight: float = 0.3) -> Tensor:
+    loss = LeJEPALoss(weight, sigreg)(model(x))
+    loss.backward()
+    return loss.detach()
+
+
+def alone(problem: Problem, **changes: Any) -> tuple[Tensor, Tensor]:
+    """Loss and gradients of one process that holds the whole batch."""
+    model = problem.network()
+    loss = step(problem, model, problem.batch(), problem.sigreg(group=None, **changes))
+    return loss, gradients(model)
+
+
+def with_ddp(problem: Problem, **changes: Any) -> tuple[Tensor, Tensor]:
+    """Loss and gradients of this rank, which holds its part."""
+    model = DDP(problem.network())
+    loss = step(problem, model, problem.part(dist.get_rank()), problem.sigreg(**changes))
+    return loss, gradients(model)
+
+
+def check_any_split_equals_one_process(problem: Problem) -> None:
+    loss, gradient = alone(problem)
+    for theirs, their_gradient in on_ranks(len(problem.split), with_ddp, problem):
+        assert_close(theirs, loss, **problem.tolerance(loss))
+        assert_close(their_gradient, gradient, **problem.tolerance(gradient))
+
+
+problems = st.builds(
+    Problem,
+    split=st.lists(st.one_of(st.just(1), st.integers(1, 9)), min_size=1, max_size=4)
+    .filter(lambda split: sum(split) > 1)
+    .map(tuple),
+    V=st.integers(1, 3),
+    D=st.integers(1, 6),
+    K=st.integers(1, 9),
+    statistic=st.sampled_from(sorted(CHOICES)),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+    seed=st.integers(0, 2**31),
+)
+
+
+@settings(max_examples=15)
+@given(problem=problems)
+@example(problem=Problem(split=(1, 1, 1, 1)))
+@example(problem=Problem(split=(17, 1), statistic="vasicek_entropy"))
+def test_any_split_over_ranks_equals_one_process(problem):
+    check_any_split_equals_one_process(problem)
+
+
+@pytest.mark.long
+@settings(max_examples=500, derandomize=False)
+@given(problem=problems)
+def test_any_split_over_ranks_equals_one_process_in_five_hundred_examples(problem):
+    check_any_split_equals_one_process(problem)
+
+
+@pytest.mark.parametrize("statistic", sorted(CHOICES))
+def test_every_statistic_on_two_uneven_ranks_equals_one_process(statistic):
+    check_any_split_equals_one_process(Problem(split=(7, 2), statistic=statistic))
+
+
+def test_ranks_that_average_their_own_statistics_do_not_equal_one_process():
+    problem = Problem()
+    _, gradient = alone(problem)
+    _, local = on_ranks(2, functools.partial(with_ddp, group=None), problem)[0]
+    assert (local - gradient).abs().max() > 1e-3 * gradient.abs().max()
+
+
+# Groups and slices
+
+
+def with_group_of_pairs(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Four ranks as a 2 x 2 mesh: data parallel along one axis, something else along the other."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    group = mesh["data"].get_group()
+    model = DDP(problem.network(), process_group=group)
+    part = problem.part(mesh["data"].get_local_rank())
+    return step(problem, model, part, problem.sigreg(group=group)), gradients(model)
+
+
+def test_a_data_parallel_axis_of_a_device_mesh_is_a_group():
+    problem = Problem()
+    loss, gradient = alone(problem)
+    for theirs, their_gradient in on_ranks(4, with_group_of_pairs, problem):
+        assert_close(theirs, loss, **problem.tolerance(loss))
+        assert_close(their_gradient, gradient, **problem.tolerance(gradient))
+
+
+def local_value_and_calls(problem: Problem) -> tuple[Tensor, dict[str, int]]:
+    with Traffic() as traffic:
+        value = problem.sigreg(group=None)(problem.part(dist.get_rank()))
+    return value, traffic.calls
+
+
+def test_group_none_stays_local():
+    problem = Problem()
+    for rank, (value, calls) in enumerate(on_ranks(2, local_value_and_calls, problem)):
+        assert_close(value, problem.sigreg(group=None)(problem.part(rank)))
+        assert calls == {}
+
+
+def outside_the_group() -> str:
+    group = dist.new_group([0])
+    return "" if dist.get_rank() == 0 else error_of(SIGReg, group=group)
+
+
+def error_of(function: Any, *args: Any, **kwargs: Any) -> str:
+    """The error as a readable line, or an empty one."""
+    try:
+        function(*args, **kwargs)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def test_a_group_without_this_rank_is_refused():
+    assert "TypeError: group must be" in on_ranks(2, outside_the_group)[1]
+
+
+@pytest.mark.parametrize("statistic", ["epps_pulley", "watson"])
+@pytest.mark.parametrize("split", [(4, 4), (6, 1, 2)])
+def test_slices_per_rank_average_over_the_directions_of_all_ranks(statistic, split):
+    problem = Problem(split=split, statistic=statistic)
+    model, R = problem.network(), len(split)
+    seeds = [problem.seed + SEED_OF_RANK * rank for rank in range(R)]
+    losses = [
+        LeJEPALoss(0.3, problem.sigreg(group=None, seed=seed))(model(problem.batch())) for seed in seeds
+    ]
+    loss = sum(losses) / R
+    loss.backward()
+    for theirs, their_gradient in on_ranks(R, functools.partial(with_ddp, slices="per_rank"), problem):
+        assert_close(theirs, loss.detach(), **problem.tolerance(loss))
+        assert_close(their_gradient, gradients(model), **problem.tolerance(gradients(model)))
+
+
+# What travels
+
+
+class Traffic(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts collectives, the bytes this rank hands to each, and reads by the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, int] = {}
+        self.bytes: dict[str, int] = {}
+        self.reads = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "c10d":
+            name = function.overloadpacket.__name__.strip("_")
+            self.calls[name] = self.calls.get(name, 0) + 1
+            sent = args[1] if name.startswith("allgather") else args[0]
+            tensors = [
+                t
+                for part in ([sent] if isinstance(sent, Tensor) else sent)
+                for t in ([part] if isinstance(part, Tensor) else part)
+            ]
+            self.bytes[name] = self.bytes.get(name, 0) + sum(t.nbytes for t in tensors)
+        self.reads += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def traffic_of_a_step(problem: Problem, **changes: Any) -> Traffic:
+    """One forward and backward of SIGReg, the second of its life: the first compares settings."""
+    sigreg = problem.sigreg(**changes)
+    z = torch.randn(problem.V, problem.split[dist.get_rank()], problem.D, requires_grad=True)
+    sigreg(z)
+    with Traffic() as traffic:
+        sigreg(z).backward()
+    return traffic
+
+
+@pytest.mark.parametrize("N", [3, 300])
+def test_epps_pulley_is_one_all_reduce_of_slices_times_points_whatever_the_batch(N):
+    problem = Problem(split=(N, N), K=8)
+    for traffic in on_ranks(2, traffic_of_a_step, problem):
+        assert traffic.calls == {"allreduce": 1}  # no broadcast, and nothing in the backward pass
+        numbers = problem.V * problem.K * 16 * 2 + 11  # cosines and sines at 16 points; count, stamp, flag
+        assert traffic.bytes == {"allreduce": 4 * numbers}
+
+
+@pytest.mark.parametrize("statistic", ["moments", "jarque_bera", "extended_jarque_bera", "vcreg"])
+def test_statistics_of_moments_send_a_message_that_does_not_grow_with_the_batch(statistic):
+    small, large = (
+        on_ranks(2, traffic_of_a_step, Problem(split=(N, N), statistic=statistic))[0] for N in (3, 300)
+    )
+    assert small.calls.keys() == {"allreduce"}
+    assert small.calls["allreduce"] == (1 if statistic == "moments" else 2)  # the mean goes first
+    assert small.bytes == large.bytes
+
+
+@pytest.mark.parametrize("statistic", ["epps_pulley", "moments", "vcreg", "mix of sums"])
+def test_a_step_never_reads_a_number_on_the_host(statistic):
+    for traffic in on_ranks(2, traffic_of_a_step, Problem(statistic=statistic)):
+        assert traffic.reads == 0
+
+
+def test_the_count_of_reads_sees_an_item():
+    with Traffic() as traffic:
+        torch.ones(()).item()
+    assert traffic.reads == 1
+
+
+def test_statistics_of_order_gather_the_projections_and_nothing_in_the_backward_pass():
+    problem = Problem(split=(9, 9), statistic="cramer_von_mises")
+    for traffic in on_ranks(2, traffic_of_a_step, problem):
+        assert traffic.calls == {"allgather": 2}  # the sizes, then the projections
+        assert traffic.bytes["allgather"] == 2 * 8 + 4 * problem.V * 9 * problem.K
+
+
+def test_slices_per_rank_gather_the_embeddings_and_scatter_their_gradient():
+    problem = Problem(split=(9, 9))
+    for traffic in on_ranks(2, functools.partial(traffic_of_a_step, slices="per_rank"), problem):
+        assert traffic.calls == {"allgather": 2, "allreduce": 1, "reduce_scatter": 1}
+
+
+def counted(count: int, dtype: torch.dtype) -> tuple[Any, torch.dtype]:
+    from sigreg.collectives import Ranks
+
+    (sums,), total = Ranks(dist.group.WORLD).sum(torch.ones(2, dtype=dtype), count=count)
+    return int(total), sums.dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [515, 32_769, 2**24 + 1, 2**51 + 1])
+def test_counts_are_exact_whatever_the_dtype_of_the_message(count, dtype):
+    for total, its_dtype in on_ranks(3, counted, count, dtype):
+        assert total == 3 * count
+        assert its_dtype == dtype
+
+
+# What goes wrong
+
+
+def errors_of_a_step(problem: Problem, **changes: Any) -> str:
+    model = problem.network()
+    return error_of(step, problem, model, problem.part(dist.get_rank()), problem.sigreg(**changes))
+
+
+@pytest.mark.parametrize("changes", [{}, {"slices": "per_rank"}], ids=["shared", "per rank"])
+@pytest.mark.parametrize("statistic", ["epps_pulley", "vcreg", "watson", "mix with order"])
+def test_a_rank_with_an_empty_batch_is_an_error_on_every_rank(statistic, changes):
+    problem = Problem(split=(4, 0, 3), statistic=statistic)
+    for error in on_ranks(3, functools.partial(errors_of_a_step, **changes), problem):
+        assert "empty batch; give every rank" in error
+
+
+def disagree(problem: Problem, differs: str) -> tuple[str, str]:
+    """Ranks that differ from the start, and ranks that drift apart later."""
+    rank = dist.get_rank()
+    z = torch.randn(problem.V, 4, problem.D + (differs == "shape") * rank)
+    sigreg = problem.sigreg(num_slices=4 + (differs == "num_slices") * rank, seed=(differs == "seed") * rank)
+    if differs == "step":
+        sigreg.step += 7 * rank
+    if differs == "dtype" and rank:
+        z = z.double()
+    return error_of(sigreg, z)
+
+
+@pytest.mark.parametrize(
+    ("differs", "said"),
+    [
+        ("step", "step is 0 on rank 0, 7 on rank 1"),
+        ("seed", "seed is 0 on rank 0, 1 on rank 1"),
+        ("shape", "shape is (2, N, 4) on rank 0, (2, N, 5) on rank 1"),
+        ("dtype", "dtype is torch.float32 on rank 0, torch.float64 on rank 1"),
+        ("num_slices", "num_slices=4, directions=gaussian) on rank 0"),
+    ],
+)
+def test_ranks_that_disagree_at_the_start_are_told_how(differs, said):
+    for error in on_ranks(2, disagree, Problem(), differs):
+        assert error.startswith("RuntimeError: the ranks that share a batch must agree")
+        assert said in error
+
+
+def drift(problem: Problem) -> tuple[str, str]:
+    """One rank alone loads a checkpoint in the middle of a run."""
+    sigreg, z = problem.sigreg(), torch.randn(problem.V, 4, problem.D)
+    sigreg(z)
+    if dist.get_rank():
+        sigreg.load_state_dict({"seed": torch.tensor(0), "step": torch.tensor(100)})
+    return error_of(sigreg, z)
+
+
+@pytest.mark.parametrize("statistic", ["epps_pulley", "watson"])
+def test_ranks_that_drift_apart_later_are_an_error_at_the_next_step(statistic):
+    for error in on_ranks(2, drift, Problem(statistic=statistic)):
+        assert "the ranks project on different directions" in error
+
+
+def one_rank_is_nan(problem: Problem) -> Tensor:
+    z = problem.part(dist.get_rank()).clone()
+    if dist.get_rank() == 1:
+        z[0, 0, 0] = torch.nan
+    return LeJEPALoss(sigreg=problem.sigreg())(z)
+
+
+@pytest.mark.parametrize("statistic", sorted(CHOICES))
+def test_a_nan_on_one_rank_is_a_non_finite_loss_on_all(statistic):
+    for loss in on_ranks(2, one_rank_is_nan, Problem(D=WIDTH, statistic=statistic)):
+        assert not loss.isfinite()
+
+
+def die_in_the_second_step(problem: Problem) -> str:
+    import os
+    import signal
+
+    model, sigreg = DDP(problem.network()), problem.sigreg()
+    step(problem, model, problem.part(dist.get_rank()), sigreg)
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return error_of(step, problem, model, problem.part(dist.get_rank()), sigreg)
+
+
+def test_a_rank_killed_in_a_step_ends_the_others_with_an_error_within_the_timeout():
+    first, killed, last = outcomes(3, die_in_the_second_step, Problem(split=(3, 3, 3)), timeout=10.0)
+    assert killed.kind == "Died"
+    for error in (first, last):
+        assert error.startswith(("RuntimeError", "DistBackendError", "DistNetworkError"))
+        assert "Connection closed by peer" in error or "imed out" in error
+
+
+def one_rank_is_late(problem: Problem) -> str:
+    import time
+
+    sigreg, z = problem.sigreg(), problem.part(dist.get_rank())
+    sigreg(z)
+    if dist.get_rank() == 1:
+        time.sleep(4)
+        return ""
+    return error_of(sigreg, z)
+
+
+def test_a_rank_that_does_not_come_is_an_error_after_the_timeout():
+    assert "imed out" in outcomes(2, one_rank_is_late, Problem(), timeout=2.0)[0]
+
+
+def test_the_problem_of_a_test_depends_on_its_seed_only():
+    assert_close(Problem().batch(), replace(Problem(), D=7).batch())
