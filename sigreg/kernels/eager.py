@@ -1,9 +1,12 @@
-"""The sums of the empirical characteristic function, by recurrence, in cache-sized chunks.
+"""Epps-Pulley in cache-sized tiles of plain tensor operations.
 
-cos(k theta) and sin(k theta) for k = 1...P follow from one cosine and one sine by
-rotation; the gradient is a trigonometric polynomial and is evaluated by Horner's
-rule.  Nothing of size (N, K, P) ever exists: beyond the projection itself the
-working set is a few buffers of `_CHUNK` numbers.
+Every frequency is a sum or a difference of two members of a short list: in units of half a grid
+step, the even numbers 2, 4, 6, ... 2P are m - 3, m - 1, m + 1, m + 3 for m = 5, 13, 21, ...  So with
+phi = x dt / 2 a tile needs one cosine, one sine, a few complex products for the rows e^{i phi},
+e^{3i phi} and e^{im phi}, and one small matrix product per slice, whose entries are sums over n of
+products of two rows; product-to-sum identities turn those into all cosine and sine sums.  The
+gradient is the same product read backwards.  Nothing of size (N, K, P) ever exists, and where the
+whole sample is on this process nothing of size (N, K) either: the gradient is taken at once.
 """
 
 from __future__ import annotations
@@ -15,36 +18,120 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-_CHUNK = 1 << 17  # numbers per buffer: a handful of them stay in a core's cache
+from sigreg.collectives import ALONE, Ranks
+from sigreg.kernels.sums import epps_pulley_from_sums, slopes, window
+
+_TILE = 1 << 17  # numbers in one row of a tile, about: a matrix product's worth, and still in cache
+_MIN_SLICES = 32  # fewer would leave the projection, a matrix product, too thin
+
+# cos((m - 3) phi) = c_3 c_m + s_3 s_m and so on: products (c_1, s_1, c_3, s_3) x (c_m, s_m) in the rows,
+# cosines of m - 3, m - 1, m + 1, m + 3 and then the sines of the same in the columns.
+_IDENTITIES = [
+    [0, 1, 1, 0, 0, 0, 0, 0],  # c_1 c_m
+    [0, 0, 0, 0, 0, 1, 1, 0],  # c_1 s_m
+    [0, 0, 0, 0, 0, -1, 1, 0],  # s_1 c_m
+    [0, 1, -1, 0, 0, 0, 0, 0],  # s_1 s_m
+    [1, 0, 0, 1, 0, 0, 0, 0],  # c_3 c_m
+    [0, 0, 0, 0, 1, 0, 0, 1],  # c_3 s_m
+    [0, 0, 0, 0, -1, 0, 0, 1],  # s_3 c_m
+    [1, 0, 0, -1, 0, 0, 0, 0],  # s_3 s_m
+]
 
 
-def _chunks(x: Tensor) -> Iterator[tuple[int, slice]]:
-    """Pieces of `(B, N, K)` with about `_CHUNK` numbers each."""
-    width = max(1, _CHUNK // max(1, x.shape[1]))
-    for b in range(x.shape[0]):
-        for start in range(0, x.shape[2], width):
-            yield b, slice(start, start + width)
+class _Tile:
+    """Buffers for up to `K` slices of `N` numbers phi = x dt / 2: sums out, gradient back."""
+
+    def __init__(self, N: int, K: int, P: int, like: Tensor) -> None:
+        self.P, self.J = P, -(-P // 4)
+        self.buffers = like.new_empty(9 + 2 * self.J, K, N)
+        self.identities = torch.tensor(_IDENTITIES, dtype=like.dtype, device=like.device)
+        self.twice_k = torch.arange(2, 2 * P + 1, 2, dtype=like.dtype, device=like.device)
+
+    def narrow(self, K: int) -> Tensor:
+        """The buffer `(K, N)` for the phi of the tile's next K slices."""
+        self.phi, rest = self.buffers[0, :K], self.buffers[1:, :K]
+        self.short, self.scratch, self.long = rest[:4], rest[4:8], rest[8:]  # (4 | 4 | 2J, K, N)
+        return self.phi
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """sum_n cos(2k phi_n) and sum_n sin(2k phi_n), k = 1...P: `(K, P)` twice."""
+        e1, e3, e2, e8 = self.short[:2], self.short[2:], self.scratch[:2], self.scratch[2:]
+        torch.cos(self.phi, out=e1[0])
+        torch.sin(self.phi, out=e1[1])
+        _multiply(e1, e1, out=e2)
+        _multiply(e1, e2, out=e3)
+        _multiply(e2, e3, out=self.long[:2])
+        _multiply(e3, self.long[:2], out=e8)
+        for j in range(0, 2 * self.J - 2, 2):
+            _multiply(self.long[j : j + 2], e8, out=self.long[j + 2 : j + 4])
+        products = torch.bmm(self.short.transpose(0, 1), self.long.permute(1, 2, 0))  # (K, 4, 2J)
+        products = products.reshape(-1, 4, self.J, 2).transpose(1, 2).reshape(-1, self.J, 8)
+        C, S = (products @ self.identities).reshape(-1, self.J, 2, 4).unbind(2)
+        return C.reshape(-1, 4 * self.J)[:, : self.P], S.reshape(-1, 4 * self.J)[:, : self.P]
+
+    def gradient(self, gC: Tensor, gS: Tensor) -> Tensor:
+        """Of sum (gC C + gS S) in phi: `(K, N)`, in phi's buffer, after `sums` filled the others."""
+        slope = torch.stack([gS * self.twice_k, gC * -self.twice_k], dim=1)  # (K, 2, P): of cosines, of sines
+        slope = torch.nn.functional.pad(slope, (0, 4 * self.J - self.P))
+        slope = slope.reshape(-1, 2, self.J, 4).transpose(1, 2).reshape(-1, self.J, 8)
+        weights = (slope @ self.identities.T).reshape(-1, self.J, 4, 2).transpose(1, 2)
+        factors = self.scratch.transpose(0, 1)
+        torch.bmm(weights.reshape(-1, 4, 2 * self.J), self.long.transpose(0, 1), out=factors)
+        torch.mul(self.short[0], self.scratch[0], out=self.phi)
+        for i in range(1, 4):
+            self.phi.addcmul_(self.short[i], self.scratch[i])
+        return self.phi
 
 
-def _sums(x: Tensor, dt: float, P: int) -> tuple[Tensor, Tensor]:
-    """`(B, N, K) -> (B, P, K)` twice: sum_n cos(k dt x_n) and sum_n sin(k dt x_n), k = 1...P."""
-    C, S = (x.new_empty(x.shape[0], P, x.shape[2]) for _ in range(2))
-    for b, columns in _chunks(x):
-        theta = x[b, :, columns] * dt
-        c1, s1 = theta.cos(), theta.sin()
-        c, s = c1.clone(), s1.clone()
-        for k in range(P):
-            torch.sum(c, dim=0, out=C[b, k, columns])
-            torch.sum(s, dim=0, out=S[b, k, columns])
-            if k < P - 1:
-                c, s = torch.mul(c, c1).addcmul_(s, s1, value=-1), s.mul_(c1).addcmul_(c, s1)
-    return C, S
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """The complex product, real and imaginary parts apart: `(2, K, N)` each."""
+    torch.mul(a[0], b[0], out=out[0]).addcmul_(a[1], b[1], value=-1)
+    torch.mul(a[0], b[1], out=out[1]).addcmul_(a[1], b[0])
+
+
+def _tiles(B: int, N: int, K: int, P: int, like: Tensor) -> Iterator[tuple[_Tile, Tensor, int, slice]]:
+    """Pieces of `(B, K, N)`: the tile, its buffer for phi, the batch index and the slices."""
+    width = min(K, max(_MIN_SLICES, _TILE // max(1, N)))
+    tile = _Tile(N, width, P, like)
+    for b in range(B):
+        for start in range(0, K, width):
+            columns = slice(start, min(K, start + width))
+            yield tile, tile.narrow(columns.stop - start), b, columns
+
+
+class CharacteristicSums(Function):
+    """Sums of `(B, N, K)` samples; the backward pass recomputes instead of storing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dt: float, P: int) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        ctx.dt = dt
+        B, N, K = x.shape
+        C, S = x.new_empty(B, P, K), x.new_empty(B, P, K)
+        for tile, phi, b, columns in _tiles(B, N, K, P, x):
+            torch.mul(x[b, :, columns].T, dt / 2, out=phi)
+            for total, part in zip((C, S), tile.sums(), strict=True):
+                total[b, :, columns] = part.T
+        return C, S
+
+    @staticmethod
+    def backward(ctx: Any, gC: Tensor, gS: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: a form that autograd can differentiate again
+            return _gradient(x, gC, gS, ctx.dt), None, None
+        grad = torch.empty_like(x)
+        for tile, phi, b, columns in _tiles(*x.shape, gC.shape[1], x):
+            torch.mul(x[b, :, columns].T, ctx.dt / 2, out=phi)
+            tile.sums()
+            g = tile.gradient(gC[b, :, columns].T, gS[b, :, columns].T)
+            torch.mul(g.T, ctx.dt / 2, out=grad[b, :, columns])
+        return grad, None, None
 
 
 def _gradient(x: Tensor, gC: Tensor, gS: Tensor, dt: float) -> Tensor:
     """`(B, N, K)`: sum_k k dt (gS_k cos(k dt x) - gC_k sin(k dt x)), in differentiable operations.
 
-    With a_k = k dt (gS_k + i gC_k) this is the real part of sum_k a_k e^{ik theta}; Horner's rule.
+    With a_k = k dt (gS_k + i gC_k) this is the real part of sum_k a_k e^{ik dt x}; Horner's rule.
     """
     P = gC.shape[1]
     t = torch.arange(1, P + 1, dtype=x.dtype, device=x.device)[:, None] * dt
@@ -56,29 +143,64 @@ def _gradient(x: Tensor, gC: Tensor, gS: Tensor, dt: float) -> Tensor:
     return u * c1 - v * s1
 
 
-class CharacteristicSums(Function):
-    """`_sums` with a backward pass that recomputes instead of storing."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, dt: float, P: int) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(x)
-        ctx.dt = dt
-        return _sums(x, dt, P)
-
-    @staticmethod
-    def backward(ctx: Any, gC: Tensor, gS: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: a form that autograd can differentiate again
-            return _gradient(x, gC, gS, ctx.dt), None, None
-        grad = torch.empty_like(x)
-        for b, columns in _chunks(x):
-            piece = slice(b, b + 1), slice(None), columns
-            grad[piece] = _gradient(x[piece], gC[piece], gS[piece], ctx.dt)
-        return grad, None, None
-
-
 def characteristic_sums(x: Tensor, dt: float, P: int) -> tuple[Tensor, Tensor]:
     """`(..., N, K) -> (..., P, K)` twice: sums over n of cos(k dt x_n) and sin(k dt x_n), k = 1...P."""
     C, S = CharacteristicSums.apply(x.reshape(-1, *x.shape[-2:]), dt, P)
     shape = (*x.shape[:-2], P, x.shape[-1])
     return C.reshape(shape), S.reshape(shape)
+
+
+class _SlicedEppsPulley(Function):
+    """The mean over views and slices, its gradient taken tile by tile during the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, A: Tensor, t_max: float, num_points: int, unbiased: bool, train: bool
+    ) -> Tensor:
+        (V, N, _), K, P = z.shape, A.shape[1], num_points - 1
+        a = A.T * (t_max / P / 2)  # (K, D): z @ a.T is phi
+        C, S = z.new_empty(V, P, K), z.new_empty(V, P, K)
+        phi_t, w = window(t_max, num_points, z)
+        w = w / (V * K)
+        grad = torch.zeros_like(z) if train else None
+        for tile, phi, v, columns in _tiles(V, N, K, P, z):
+            torch.mm(a[columns], z[v].T, out=phi)
+            C_k, S_k = tile.sums()
+            C[v, :, columns], S[v, :, columns] = C_k.T, S_k.T
+            if grad is not None:
+                g = tile.gradient(*slopes(C_k, S_k, N, phi_t, w, unbiased))
+                grad[v].addmm_(g.T, a[columns])
+        ctx.arguments = t_max, num_points, unbiased
+        ctx.save_for_backward(z, A, grad)
+        return epps_pulley_from_sums(C, S, N, t_max, num_points, unbiased).mean()
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        z, A, grad = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: by way of the projections, which are stored then
+            value = _composed(z, A, *ctx.arguments, ALONE)
+            (grad,) = torch.autograd.grad(value, z, grad_output, create_graph=True)
+        else:
+            grad = grad * grad_output
+        return grad, None, None, None, None, None
+
+
+def _composed(z: Tensor, A: Tensor, t_max: float, num_points: int, unbiased: bool, ranks: Ranks) -> Tensor:
+    x = z @ A  # (V, N, K)
+    C, S = characteristic_sums(x, t_max / (num_points - 1), num_points - 1)
+    (C, S), N = ranks.sum(C, S, count=x.shape[-2])
+    return epps_pulley_from_sums(C, S, N, t_max, num_points, unbiased).mean()
+
+
+def sliced_epps_pulley(
+    z: Tensor, A: Tensor, *, t_max: float, num_points: int, unbiased: bool, ranks: Ranks
+) -> Tensor:
+    """The mean of the statistic of z @ A over views and slices: `(V, N, D)`, `(D, K)` -> scalar.
+
+    Alone, the gradient is taken during the forward pass; over ranks, the sums must meet in between.
+    """
+    if ranks.size > 1 or A.requires_grad:
+        return _composed(z, A, t_max, num_points, unbiased, ranks)
+    train = torch.is_grad_enabled() and z.requires_grad
+    value: Tensor = _SlicedEppsPulley.apply(z, A, t_max, num_points, unbiased, train)
+    return value
