@@ -25,8 +25,8 @@ def views(
     Each is a crop of a random share `scale` of the area with an aspect ratio in [3/4, 4/3], possibly
     mirrored and turned by up to `rotate` degrees, then changed in brightness, contrast, colour and noise.
     """
-    N, C, H, W = x.shape
-    size = H if size is None else size
+    N, C = x.shape[:2]
+    size = x.shape[-1] if size is None else size
     n = count * N
     batch = x.repeat(count, 1, 1, 1)  # view by view
     grid = F.affine_grid(_crops(n, scale, flip, rotate, x), [n, C, size, size], align_corners=False)

@@ -22,7 +22,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks import provenance
-from benchmarks.rows import Table, cell
+from benchmarks.rows import Table
+from sigreg import multivariate
 from sigreg.directions import DIRECTIONS
 from sigreg.univariate import STATISTICS
 
@@ -32,7 +33,12 @@ NOT_RECORDED = {"name", "sweep", "verdict", "results", "hydra"}
 NOT_COMPARED = {"threads", "accelerator", "devices", "data_root"}  # where and how a run goes, not what it is
 
 # Sweeps over everything the library has, whatever it has by now.
-OmegaConf.register_new_resolver("statistics", lambda: ",".join(sorted(STATISTICS)), replace=True)
+EVERY_STATISTIC = [
+    *sorted(STATISTICS),
+    *(["exact_sigreg"] if hasattr(multivariate, "exact_sigreg") else []),
+    "none",
+]
+OmegaConf.register_new_resolver("statistics", lambda: ",".join(EVERY_STATISTIC), replace=True)
 OmegaConf.register_new_resolver("directions", lambda: ",".join(sorted(DIRECTIONS)), replace=True)
 
 

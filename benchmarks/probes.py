@@ -1,4 +1,4 @@
-"""How good are frozen features?  Scikit-learn's k-NN, logistic regression and RBF machine, few labels each."""
+"""How good are frozen features?  k-NN, logistic regression, RBF machine; few labels each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check(labels: Iterable[int | str], train_labels: NDArray[np.int64]) -> None:
     for n in labels:
         if n != "all" and not (isinstance(n, int) and 1 <= n <= fewest):
             raise ValueError(
-                f"labels={n!r}: expected 'all' or 1...{fewest}, as many as the smallest class has for training"
+                f"labels={n!r}: expected 'all' or 1...{fewest}, what the smallest class has for training"
             )
 
 
@@ -80,7 +80,7 @@ def _draw(train_labels: NDArray[np.int64], n: int | str, draw: int) -> NDArray[n
 
 
 def effective_rank(z: NDArray[np.float32]) -> float:
-    """exp of the entropy of the covariance spectrum: F for isotropic features, 1 for a line, 0 if constant."""
+    """exp of the entropy of the covariance spectrum: F when isotropic, 1 on a line, 0 if constant."""
     spectrum = np.linalg.svd(z - z.mean(0), compute_uv=False) ** 2
     if spectrum.sum() <= 1e-12 * len(z):
         return 0.0
