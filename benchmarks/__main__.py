@@ -28,8 +28,9 @@ def main(arguments: list[str]) -> None:
         report.show(name, overrides)
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors reach the lines below instead of the screen
-    flags = [] if any(o.startswith("-") for o in overrides) else ["--multirun"]  # --help, --cfg job, ...
-    swept = engine.sweep(name, overrides)
+    # With a flag of Hydra's (--help, --cfg job, ...) nothing runs, so nothing is swept.
+    flagged = any(override.startswith("-") for override in overrides)
+    flags, swept = ([], []) if flagged else (["--multirun"], engine.sweep(name, overrides))
     sys.argv = [sys.argv[0], *flags, f"question={name}", f"name={name}", *swept, *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(engine.CONF), config_name="config")(engine.run)()

@@ -33,11 +33,8 @@ NOT_RECORDED = {"name", "sweep", "verdict", "results", "hydra"}
 NOT_COMPARED = {"threads", "accelerator", "devices", "data_root"}  # where and how a run goes, not what it is
 
 # Sweeps over everything the library has, whatever it has by now.
-EVERY_STATISTIC = [
-    *sorted(STATISTICS),
-    *(["exact_sigreg"] if hasattr(multivariate, "exact_sigreg") else []),
-    "none",
-]
+CLOSED = ["exact_sigreg"] if hasattr(multivariate, "exact_sigreg") else []
+EVERY_STATISTIC = [*sorted(STATISTICS), *CLOSED, "none"]
 OmegaConf.register_new_resolver("statistics", lambda: ",".join(EVERY_STATISTIC), replace=True)
 OmegaConf.register_new_resolver("directions", lambda: ",".join(sorted(DIRECTIONS)), replace=True)
 

@@ -15,10 +15,16 @@ sources = ("lambda", "batch_size", "views", "slices", "grid", "projector")
 ALPHAS = np.linspace(0, 1, 101)
 
 
+def _varies(*columns: pd.Series) -> bool:
+    return all(column.nunique() > 1 for column in columns)
+
+
 def _correlation(rows: pd.DataFrame, alpha: float) -> float:
     """Of low loss / lambda^alpha with high accuracy."""
     scaled = rows.loss / rows.lambda_param**alpha
-    return float(-spearmanr(scaled, rows.accuracy).statistic) if scaled.nunique() > 1 else float("nan")
+    return (
+        float(-spearmanr(scaled, rows.accuracy).statistic) if _varies(scaled, rows.accuracy) else float("nan")
+    )
 
 
 def _fitted(rows: pd.DataFrame) -> float:

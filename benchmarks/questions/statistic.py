@@ -1,7 +1,7 @@
 """Which test of normality makes the best regularizer, and what happens without one?
 
-The paper: Epps-Pulley is stable, moments explode, tests on the distribution function are slow, none collapses.
-Each statistic has its best lambda of three.
+The paper: Epps-Pulley is stable, moments explode, tests on the distribution function are slow, none
+collapses.  Each statistic has its best lambda of three.
 """
 
 import pandas as pd
