@@ -1,0 +1,104 @@
+"""Half precision outside, float32 inside: values, counts, gradients, and steps that are skipped together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from pool import on_ranks
+from test_distributed import CHOICES, Problem
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.testing import assert_close
+
+from sigreg import LeJEPALoss, SIGReg
+from sigreg.univariate import epps_pulley
+
+HALVES = [torch.bfloat16, torch.float16]
+
+
+def embeddings(dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(2, 24, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("statistic", sorted(CHOICES))
+def test_the_statistic_of_a_half_precision_embedding_runs_in_float32(statistic, dtype):
+    z = embeddings(dtype).requires_grad_()
+    value = SIGReg(CHOICES[statistic], num_slices=8)(z)
+    assert value.dtype == torch.float32
+    assert_close(value, SIGReg(CHOICES[statistic], num_slices=8)(z.detach().float()), rtol=0, atol=0)
+    value.backward()
+    assert z.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_autocast_does_not_reach_the_statistic(dtype):
+    z = embeddings()
+    with torch.autocast("cpu", dtype=dtype):
+        assert (z @ z.mT).dtype == dtype  # autocast is on
+        components = LeJEPALoss(sigreg=SIGReg(num_slices=8)).components(z)
+    expected = LeJEPALoss(sigreg=SIGReg(num_slices=8)).components(z)
+    for value, reference in zip(components, expected, strict=True):
+        assert value.dtype == torch.float32
+        assert_close(value, reference, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("parameters", ["float32", "half"])
+def test_gradients_reach_the_parameters_in_their_dtype(parameters, dtype):
+    layer = nn.Linear(6, 4).to(torch.float32 if parameters == "float32" else dtype)
+    with torch.autocast("cpu", dtype=dtype, enabled=parameters == "float32"):
+        z = layer(embeddings(layer.weight.dtype))
+        assert z.dtype == dtype
+        LeJEPALoss(sigreg=SIGReg(num_slices=8))(z).backward()
+    assert layer.weight.grad.dtype == layer.weight.dtype
+    assert layer.weight.grad.abs().sum() > 0
+
+
+def collapsed(count: int, dtype: torch.dtype) -> Tensor:
+    """N times a constant: a count that lost a digit shows in the value."""
+    with torch.autocast("cpu", dtype=dtype):
+        return SIGReg(num_slices=2)(torch.zeros(count + dist.get_rank(), 2, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("count", [515, 32_760])  # 1,031 is no bfloat16 number, 65,521 no float16 one
+def test_counts_over_ranks_do_not_round_to_half_precision(count, dtype):
+    expected = epps_pulley(torch.zeros(2 * count + 1, 1))[0]
+    for value in on_ranks(2, collapsed, count, dtype):
+        assert_close(value, expected, rtol=1e-6, atol=0)
+
+
+def scaled_steps(problem: Problem) -> list[tuple[Tensor, float]]:
+    """Weights and scale after a good step, one that is infinite on rank 1 only, and a good one."""
+    model = DDP(problem.network())
+    criterion, scaler = LeJEPALoss(sigreg=problem.sigreg()), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    history = []
+    for bad in (False, True, False):
+        x = problem.part(dist.get_rank()).clone()
+        if bad and dist.get_rank() == 1:
+            x[0, 0, 0] = torch.inf
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss = criterion(model(x))
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+        history.append((weights.clone(), scaler.get_scale()))
+    return history
+
+
+@pytest.mark.parametrize("statistic", ["epps_pulley", "watson"])
+def test_a_grad_scaler_skips_a_non_finite_step_on_every_rank_alike(statistic):
+    first, second = on_ranks(2, scaled_steps, Problem(dtype=torch.float32, statistic=statistic))
+    for (weights, scale), (their_weights, their_scale) in zip(first, second, strict=True):
+        assert scale == their_scale
+        assert_close(weights, their_weights, rtol=0, atol=0)
+    (good, scale), (skipped, backed_off), (after, _) = first
+    assert_close(skipped, good, rtol=0, atol=0)
+    assert backed_off == scale / 2
+    assert after.isfinite().all()
+    assert (after - skipped).abs().max() > 0
