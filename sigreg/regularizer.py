@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sigreg import collectives, directions, univariate
+from sigreg import collectives, directions, kernels, univariate
 from sigreg.collectives import Group, Ranks
 from sigreg.directions import Directions
+from sigreg.kernels import BACKENDS
 from sigreg.univariate import Choice
+from sigreg.univariate.epps_pulley import epps_pulley, quadrature
 
-BACKENDS = ("auto", "eager")
 SLICES = ("shared", "per_rank")
 SEED_OF_RANK = 1_000_003  # apart enough that rank 1 of seed 0 is not rank 0 of seed 1
 
@@ -35,7 +37,9 @@ class SIGReg(nn.Module):
         slices: "shared", the same directions on every rank, or "per_rank", each rank its own: as many
             times the slices as there are ranks, at the price of gathering the embeddings.
         unbiased: remove the O(1/N) minibatch bias (Epps-Pulley only).
-        backend: "auto" or "eager".
+        backend: how Epps-Pulley is computed (every other statistic is plain tensor operations).  "auto"
+            is "triton" on CUDA, if it is installed, and "eager" elsewhere; printing the module shows
+            which.  "inductor" compiles for tens of seconds at the first call, so it waits to be named.
         **statistic_kwargs: passed on to the statistic, e.g. `t_max=5.0` or `grid="accurate"`.
 
     Shapes:
@@ -90,6 +94,11 @@ class SIGReg(nn.Module):
             statistic_kwargs["unbiased"] = True
         self.statistic = univariate.bind(statistic, **statistic_kwargs)
         self._sums_over_ranks = univariate.takes_ranks(self.statistic)
+        self._fused = _fused_settings(self.statistic)
+        if self._fused is None and backend not in ("auto", "eager"):
+            raise ValueError(
+                f"backend={backend!r} computes epps_pulley alone, got statistic={statistic!r}; use 'auto'"
+            )
         self.num_slices = num_slices
         self.directions = directions_by_name(directions)
         self.group = group
@@ -115,8 +124,8 @@ class SIGReg(nn.Module):
                 self.step.add_(1)
             if per_rank:  # each rank tests everyone's embeddings along directions of its own
                 z = ranks.gather(z, same_loss=False)
-                return ranks.mean(self._test(z @ A, collectives.ALONE).mean())
-            return self._test(z @ A, ranks).mean()
+                return ranks.mean(self._mean(z, A, collectives.ALONE))
+            return self._mean(z, A, ranks)
 
     def _meet(self, z: Tensor, ranks: Ranks) -> tuple[Tensor, Ranks]:
         """What the ranks bring to a shared batch, made sure to fit together."""
@@ -137,14 +146,20 @@ class SIGReg(nn.Module):
         stamp = directions.random_bits(1, self.seed, self.step, z.device)
         return z, Ranks(ranks.group, stamp=stamp, present=present)
 
-    def _test(self, x: Tensor, ranks: Ranks) -> Tensor:
-        """`(..., N, K) -> (..., K)`, over the samples of all ranks."""
+    def _mean(self, z: Tensor, A: Tensor, ranks: Ranks) -> Tensor:
+        """The mean statistic of z @ A over views and slices, over the samples of all ranks."""
+        if self._fused is not None:
+            z = z.reshape(-1, *z.shape[-2:])
+            return kernels.sliced_epps_pulley(z, A, ranks=ranks, backend=self.backend, **self._fused)
+        x = z @ A  # (..., N, K)
         if self._sums_over_ranks:
-            return self.statistic(x, ranks=ranks)  # type: ignore[call-arg]
-        return self.statistic(ranks.gather(x))
+            return self.statistic(x, ranks=ranks).mean()  # type: ignore[call-arg]
+        return self.statistic(ranks.gather(x)).mean()
 
     def extra_repr(self) -> str:
-        return f"{self._settings()}, group={self.group}"
+        backend = kernels.chosen(self.backend, self.step.device) if self._fused else "eager"
+        auto = f"auto ({backend})" if self.backend == "auto" else backend
+        return f"{self._settings()}, group={self.group}, backend={auto}"
 
     def _settings(self) -> str:
         statistic, directions = univariate.name_of(self.statistic), univariate.name_of(self.directions)
@@ -172,3 +187,14 @@ class SIGReg(nn.Module):
 
 
 directions_by_name = directions.by_name  # inside SIGReg.__init__ an argument has the module's name
+
+
+def _fused_settings(statistic: Any) -> dict[str, Any] | None:
+    """The quadrature of a plain Epps-Pulley, as the kernels take it; None for any other statistic."""
+    partial = statistic if isinstance(statistic, functools.partial) else functools.partial(statistic)
+    keywords = dict(partial.keywords)
+    unbiased = keywords.pop("unbiased", False)
+    if partial.func is not epps_pulley or "ranks" in keywords:
+        return None
+    t_max, num_points = quadrature(**keywords)
+    return {"t_max": t_max, "num_points": num_points, "unbiased": unbiased}

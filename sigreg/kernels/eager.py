@@ -12,7 +12,7 @@ whole sample is on this process nothing of size (N, K) either: the gradient is t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,20 +21,20 @@ from torch.autograd import Function
 from sigreg.collectives import ALONE, Ranks
 from sigreg.kernels.sums import epps_pulley_from_sums, slopes, window
 
-_TILE = 1 << 17  # numbers in one row of a tile, about: a matrix product's worth, and still in cache
-_MIN_SLICES = 32  # fewer would leave the projection, a matrix product, too thin
+_TILE = 1 << 16  # numbers in one row of a tile, about: it stays in cache
+_MIN_SLICES = 64  # fewer would leave the projection, a matrix product, too thin
 
-# cos((m - 3) phi) = c_3 c_m + s_3 s_m and so on: products (c_1, s_1, c_3, s_3) x (c_m, s_m) in the rows,
+# cos((m - 3) phi) = c_m c_3 + s_m s_3 and so on: products (c_m, s_m) x (c_1, s_1, c_3, s_3) in the rows,
 # cosines of m - 3, m - 1, m + 1, m + 3 and then the sines of the same in the columns.
 _IDENTITIES = [
-    [0, 1, 1, 0, 0, 0, 0, 0],  # c_1 c_m
-    [0, 0, 0, 0, 0, 1, 1, 0],  # c_1 s_m
-    [0, 0, 0, 0, 0, -1, 1, 0],  # s_1 c_m
-    [0, 1, -1, 0, 0, 0, 0, 0],  # s_1 s_m
-    [1, 0, 0, 1, 0, 0, 0, 0],  # c_3 c_m
-    [0, 0, 0, 0, 1, 0, 0, 1],  # c_3 s_m
-    [0, 0, 0, 0, -1, 0, 0, 1],  # s_3 c_m
-    [1, 0, 0, -1, 0, 0, 0, 0],  # s_3 s_m
+    [0, 1, 1, 0, 0, 0, 0, 0],  # c_m c_1
+    [0, 0, 0, 0, 0, -1, 1, 0],  # c_m s_1
+    [1, 0, 0, 1, 0, 0, 0, 0],  # c_m c_3
+    [0, 0, 0, 0, -1, 0, 0, 1],  # c_m s_3
+    [0, 0, 0, 0, 0, 1, 1, 0],  # s_m c_1
+    [0, 1, -1, 0, 0, 0, 0, 0],  # s_m s_1
+    [0, 0, 0, 0, 1, 0, 0, 1],  # s_m c_3
+    [1, 0, 0, -1, 0, 0, 0, 0],  # s_m s_3
 ]
 
 
@@ -43,48 +43,55 @@ class _Tile:
 
     def __init__(self, N: int, K: int, P: int, like: Tensor) -> None:
         self.P, self.J = P, -(-P // 4)
-        self.buffers = like.new_empty(9 + 2 * self.J, K, N)
+        self.buffers = [like.new_empty(K, rows, N) for rows in (1, 4, 4, 2 * self.J)]
         self.identities = torch.tensor(_IDENTITIES, dtype=like.dtype, device=like.device)
         self.twice_k = torch.arange(2, 2 * P + 1, 2, dtype=like.dtype, device=like.device)
 
     def narrow(self, K: int) -> Tensor:
         """The buffer `(K, N)` for the phi of the tile's next K slices."""
-        self.phi, rest = self.buffers[0, :K], self.buffers[1:, :K]
-        self.short, self.scratch, self.long = rest[:4], rest[4:8], rest[8:]  # (4 | 4 | 2J, K, N)
+        phi, self.short, self.scratch, self.long = (buffer[:K] for buffer in self.buffers)
+        self.phi = phi[:, 0]
         return self.phi
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """sum_n cos(2k phi_n) and sum_n sin(2k phi_n), k = 1...P: `(K, P)` twice."""
-        e1, e3, e2, e8 = self.short[:2], self.short[2:], self.scratch[:2], self.scratch[2:]
+        (e1, e3), (e2, e8), long = _pairs(self.short), _pairs(self.scratch), _pairs(self.long)
         torch.cos(self.phi, out=e1[0])
         torch.sin(self.phi, out=e1[1])
         _multiply(e1, e1, out=e2)
         _multiply(e1, e2, out=e3)
-        _multiply(e2, e3, out=self.long[:2])
-        _multiply(e3, self.long[:2], out=e8)
-        for j in range(0, 2 * self.J - 2, 2):
-            _multiply(self.long[j : j + 2], e8, out=self.long[j + 2 : j + 4])
-        products = torch.bmm(self.short.transpose(0, 1), self.long.permute(1, 2, 0))  # (K, 4, 2J)
-        products = products.reshape(-1, 4, self.J, 2).transpose(1, 2).reshape(-1, self.J, 8)
-        C, S = (products @ self.identities).reshape(-1, self.J, 2, 4).unbind(2)
+        _multiply(e2, e3, out=long[0])
+        if self.J > 1:
+            _multiply(e3, long[0], out=e8)
+        for j in range(1, self.J):
+            _multiply(long[j - 1], e8, out=long[j])
+        products = torch.bmm(self.long, self.short.mT)  # (K, 2J, 4)
+        C, S = (products.reshape(-1, 8) @ self.identities).reshape(-1, self.J, 2, 4).unbind(2)
         return C.reshape(-1, 4 * self.J)[:, : self.P], S.reshape(-1, 4 * self.J)[:, : self.P]
 
     def gradient(self, gC: Tensor, gS: Tensor) -> Tensor:
         """Of sum (gC C + gS S) in phi: `(K, N)`, in phi's buffer, after `sums` filled the others."""
         slope = torch.stack([gS * self.twice_k, gC * -self.twice_k], dim=1)  # (K, 2, P): of cosines, of sines
         slope = torch.nn.functional.pad(slope, (0, 4 * self.J - self.P))
-        slope = slope.reshape(-1, 2, self.J, 4).transpose(1, 2).reshape(-1, self.J, 8)
-        weights = (slope @ self.identities.T).reshape(-1, self.J, 4, 2).transpose(1, 2)
-        factors = self.scratch.transpose(0, 1)
-        torch.bmm(weights.reshape(-1, 4, 2 * self.J), self.long.transpose(0, 1), out=factors)
-        torch.mul(self.short[0], self.scratch[0], out=self.phi)
+        slope = slope.reshape(-1, 2, self.J, 4).transpose(1, 2).reshape(-1, 8)
+        weights = (slope @ self.identities.T).reshape(-1, 2 * self.J, 4)
+        torch.bmm(weights.mT, self.long, out=self.scratch)
+        torch.mul(self.short[:, 0], self.scratch[:, 0], out=self.phi)
         for i in range(1, 4):
-            self.phi.addcmul_(self.short[i], self.scratch[i])
+            self.phi.addcmul_(self.short[:, i], self.scratch[:, i])
         return self.phi
 
 
-def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """The complex product, real and imaginary parts apart: `(2, K, N)` each."""
+_Complex: TypeAlias = tuple[Tensor, Tensor]  # (K, N) twice
+
+
+def _pairs(rows: Tensor) -> list[_Complex]:
+    """`(K, 2J, N)` as J complex tensors."""
+    parts = rows.unbind(1)
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _multiply(a: _Complex, b: _Complex, out: _Complex) -> None:
     torch.mul(a[0], b[0], out=out[0]).addcmul_(a[1], b[1], value=-1)
     torch.mul(a[0], b[1], out=out[1]).addcmul_(a[1], b[0])
 

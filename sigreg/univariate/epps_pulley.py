@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from sigreg.collectives import ALONE, Ranks
 from sigreg.kernels.eager import characteristic_sums
+from sigreg.kernels.sums import epps_pulley_from_sums
 from sigreg.univariate.contract import checked
 
 GRIDS = {"reference": (3.0, 17), "accurate": (4.0, 9)}
@@ -29,25 +29,6 @@ def quadrature(
     if num_points < 2:
         raise ValueError(f"num_points={num_points} must be at least 2; the usual number is 17")
     return t_max, num_points
-
-
-def epps_pulley_from_sums(
-    C: Tensor, S: Tensor, N: Tensor | int, t_max: float, num_points: int, unbiased: bool = False
-) -> Tensor:
-    """The statistic from sum_n cos(t_k x_n) and sum_n sin(t_k x_n): `(..., P, K)` twice -> `(..., K)`."""
-    P = num_points - 1
-    dt = t_max / P
-    t = torch.arange(1, P + 1, dtype=C.dtype, device=C.device).unsqueeze(-1) * dt  # (P, 1)
-    phi = torch.exp(-t.square() / 2)
-    w = 2 * dt * phi  # both half-lines; the point t = 0 contributes nothing
-    w = torch.cat([w[:-1], w[-1:] / 2])
-    re, im = C / N, S / N
-    if unbiased:
-        modulus = (N * (re.square() + im.square()) - 1) / (N - 1)
-        error = modulus - 2 * phi * re + phi.square()
-    else:
-        error = (re - phi).square() + im.square()
-    return N * (w * error).sum(-2)
 
 
 def epps_pulley(
