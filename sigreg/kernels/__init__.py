@@ -11,6 +11,7 @@ time and memory only.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -60,6 +61,7 @@ def sliced_epps_pulley(
         tensor(0.4020)
     """
     name = chosen(backend, z.device)
+    kernel: Callable[..., Tensor] = eager.sliced_epps_pulley
     if name == "inductor" or (name == "eager" and torch.compiler.is_compiling()):
         from sigreg.kernels import inductor  # tiles and buffers only stand in a compiler's way
 
@@ -68,6 +70,4 @@ def sliced_epps_pulley(
         from sigreg.kernels import triton
 
         kernel = triton.sliced_epps_pulley
-    else:
-        kernel = eager.sliced_epps_pulley
     return kernel(z, A, t_max=t_max, num_points=num_points, unbiased=unbiased, ranks=ranks)

@@ -127,10 +127,12 @@ class CharacteristicSums(Function):
         if torch.is_grad_enabled():  # create_graph=True: a form that autograd can differentiate again
             return _gradient(x, gC, gS, ctx.dt), None, None
         grad = torch.empty_like(x)
-        for tile, phi, b, columns in _tiles(*x.shape, gC.shape[1], x):
+        B, N, K = x.shape
+        for tile, phi, b, columns in _tiles(B, N, K, gC.shape[1], x):
             torch.mul(x[b, :, columns].T, ctx.dt / 2, out=phi)
             tile.sums()
-            g = tile.gradient(gC[b, :, columns].T, gS[b, :, columns].T)
+            with torch.autocast(x.device.type, enabled=False):  # for those who call backward() under it
+                g = tile.gradient(gC[b, :, columns].T, gS[b, :, columns].T)
             torch.mul(g.T, ctx.dt / 2, out=grad[b, :, columns])
         return grad, None, None
 
@@ -185,7 +187,8 @@ class _SlicedEppsPulley(Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         z, A, grad = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: by way of the projections, which are stored then
-            value = _composed(z, A, *ctx.arguments, ALONE)
+            t_max, num_points, unbiased = ctx.arguments
+            value = _composed(z, A, t_max, num_points, unbiased, ALONE)
             (grad,) = torch.autograd.grad(value, z, grad_output, create_graph=True)
         else:
             grad = grad * grad_output

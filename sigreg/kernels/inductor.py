@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from sigreg.collectives import ALONE, Ranks
+from sigreg.collectives import Ranks
 from sigreg.kernels.eager import characteristic_sums
 from sigreg.kernels.sums import epps_pulley_from_sums
 
@@ -84,8 +84,12 @@ class _ProjectedSums(Function):
         z, A, x = ctx.saved_tensors
         P, K, V = gC.shape
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
-            sums = (s.permute(1, 2, 0) for s in characteristic_sums(z @ A, ctx.dt, P))
-            return *torch.autograd.grad(tuple(sums), (z, A), (gC, gS), create_graph=True), None, None
+            sums = [s.permute(1, 2, 0) for s in characteristic_sums(z @ A, ctx.dt, P)]
+            inputs = [v if needed else None for v, needed in zip((z, A), ctx.needs_input_grad, strict=False)]
+            grads = iter(
+                torch.autograd.grad(sums, [v for v in inputs if v is not None], (gC, gS), create_graph=True)
+            )
+            return *(None if v is None else next(grads) for v in inputs), None, None
         g = _run(_gradient, x, gC.reshape(P, K * V), gS.reshape(P, K * V), dt=ctx.dt, P=P)
         g = g.reshape(K, -1)  # (K, V N)
         gz = (g.T @ A.T).reshape(z.shape) if ctx.needs_input_grad[0] else None
@@ -94,7 +98,7 @@ class _ProjectedSums(Function):
 
 
 def sliced_epps_pulley(
-    z: Tensor, A: Tensor, *, t_max: float, num_points: int, unbiased: bool, ranks: Ranks = ALONE
+    z: Tensor, A: Tensor, *, t_max: float, num_points: int, unbiased: bool, ranks: Ranks
 ) -> Tensor:
     """The mean of the statistic of z @ A over views and slices: `(V, N, D)`, `(D, K)` -> scalar."""
     C, S = _ProjectedSums.apply(z, A, t_max / (num_points - 1), num_points - 1)

@@ -64,6 +64,7 @@ def epps_pulley(
         ValueError: fewer than two dimensions or two samples, or an unusable grid.
 
     Example:
+        >>> import torch
         >>> x = torch.zeros(100, 3)
         >>> epps_pulley(x) / 100
         tensor([0.4020, 0.4020, 0.4020])

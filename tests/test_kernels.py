@@ -1,0 +1,320 @@
+"""Every backend computes one number: value and gradient against a plain float64 reference."""
+
+import functools
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sigreg import LeJEPALoss, SIGReg, kernels
+from sigreg.collectives import ALONE, Ranks
+from sigreg.kernels import eager, inductor
+from sigreg.kernels.eager import characteristic_sums
+from sigreg.univariate import epps_pulley
+
+GRID = {"t_max": 3.0, "num_points": 17}
+VALUE, GRADIENT = 1e-5, 1e-4  # relative
+
+
+def reference(z: Tensor, A: Tensor, t_max=3.0, num_points=17, unbiased=False) -> tuple[Tensor, Tensor]:
+    """Epps-Pulley knot by knot in float64, with the (V, N, K, points) tensor that the library avoids."""
+    z = z.detach().double().requires_grad_()
+    x, N = z @ A.double(), z.shape[-2]
+    t = torch.linspace(0, t_max, num_points, dtype=torch.float64)
+    phi = torch.exp(-(t**2) / 2)
+    xt = x[..., None] * t
+    re, im = xt.cos().mean(-3), xt.sin().mean(-3)
+    modulus = re**2 + im**2
+    if unbiased:
+        modulus = (N * modulus - 1) / (N - 1)
+    error = modulus - 2 * re * phi + phi**2
+    value = N * 2 * torch.trapezoid(error * phi, t).mean()
+    (grad,) = torch.autograd.grad(value, z)
+    return value.detach(), grad
+
+
+def problem(V=3, N=41, D=7, K=401, scale=1.0, dtype=torch.float32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(V * N + D * K)
+    z = torch.randn(V, N, D, generator=generator, dtype=torch.float64) * scale
+    A = torch.nn.functional.normalize(torch.randn(D, K, generator=generator, dtype=torch.float64), dim=0)
+    return z.to(dtype).requires_grad_(), A.to(dtype)
+
+
+class AnotherRank(Ranks):
+    """Two ranks in one process: adds the sums of `other`, a sample that only it can see."""
+
+    def __init__(self, other: Tensor, A: Tensor) -> None:
+        self.size, self.other, self.A = 2, other, A
+
+    def sum(self, *parts: Tensor, count: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        C, S = characteristic_sums(self.other @ self.A, 3.0 / 16, 16)
+        if parts[0].shape != C.shape:  # the inductor's layout: (P, K V)
+            C, S = (s.permute(1, 2, 0).reshape(parts[0].shape) for s in (C, S))
+        total = torch.tensor(float(count + self.other.shape[-2]), dtype=torch.float64)
+        return (parts[0] + C, parts[1] + S), total
+
+
+COMPILED = pytest.param("inductor", marks=pytest.mark.long)
+
+
+@pytest.fixture(params=["eager", "two-phase", "formula", COMPILED])
+def backend(request, monkeypatch):
+    """Ways to one number: "two-phase" is eager over ranks, "formula" is what inductor compiles, as it stands."""
+    if request.param == "formula":
+        monkeypatch.setattr(inductor, "_run", lambda formula, *x, dt, P: formula(*x, dt, P))
+
+    def compute(z: Tensor, A: Tensor, **settings) -> Tensor:
+        settings = GRID | {"unbiased": False, "ranks": ALONE} | settings
+        if request.param == "two-phase":
+            return eager._composed(z, A, **settings)
+        name = "inductor" if request.param == "formula" else request.param
+        return kernels.sliced_epps_pulley(z, A, backend=name, **settings)
+
+    return compute
+
+
+def assert_near(value: Tensor, grad: Tensor, expected: tuple[Tensor, Tensor], scale: float | None = None):
+    """Within the promised distance; `scale` replaces the value where that may be near zero."""
+    assert_close(value.double(), expected[0], rtol=VALUE, atol=VALUE * (scale or 0.0))
+    assert (grad.double() - expected[1]).norm() <= GRADIENT * expected[1].norm()
+
+
+@pytest.mark.parametrize("V", range(1, 11))
+def test_value_and_gradient_are_the_reference_s(backend, V):
+    z, A = problem(V=V)
+    value = backend(z, A)
+    (grad,) = torch.autograd.grad(value, z)
+    assert_near(value, grad, reference(z, A))
+
+
+@pytest.mark.parametrize(
+    ("V", "N", "D", "K"), [(1, 2, 1, 1), (2, 3, 5, 2), (1, 1037, 3, 67), (2, 9, 130, 70), (1, 7, 2, 10_007)]
+)
+def test_shapes_that_divide_nothing(backend, V, N, D, K):
+    z, A = problem(V, N, D, K)
+    value = backend(z, A)
+    (grad,) = torch.autograd.grad(value, z)
+    assert_near(value, grad, reference(z, A))
+
+
+@pytest.mark.parametrize("num_points", [2, 4, 5, 6, 9, 17, 18, 65])
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_any_grid_biased_or_not(backend, num_points, unbiased):
+    z, A = problem(V=2, K=37)
+    settings = {"t_max": 4.0, "num_points": num_points, "unbiased": unbiased}
+    value = backend(z, A, **settings)
+    (grad,) = torch.autograd.grad(value, z)
+    scale = float(reference(z, A, 4.0, num_points)[0])  # the unbiased value is a difference of such numbers
+    assert_near(value, grad, reference(z, A, **settings), scale if unbiased else None)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-4, 1e-2, 0.1, 1.0, 5.0, 20.0])
+def test_from_collapse_to_far_away(backend, scale):
+    z, A = problem(K=50, scale=scale)
+    value = backend(z, A)
+    (grad,) = torch.autograd.grad(value, z)
+    assert_near(value, grad, reference(z, A))
+
+
+def test_collapse_onto_one_point_away_from_the_origin(backend):
+    z, A = problem(V=1, N=1, K=50)
+    z = (z.detach() + 1e-3 * torch.randn(1, 41, 7)).requires_grad_()
+    value = backend(z, A)
+    (grad,) = torch.autograd.grad(value, z)
+    assert_near(value, grad, reference(z, A))
+
+
+def test_collapse_at_the_origin_has_no_gradient(backend):
+    z = torch.zeros(1, 30, 4, requires_grad=True)
+    value = backend(z, torch.eye(4))
+    (grad,) = torch.autograd.grad(value, z)
+    assert_close(value / 30, torch.tensor(0.40205), rtol=1e-4, atol=0)
+    assert_close(grad, torch.zeros_like(z), rtol=0, atol=0)
+
+
+def test_an_upstream_gradient_scales_the_gradient(backend):
+    z, A = problem(K=50)
+    (grad,) = torch.autograd.grad(-3.5 * backend(z, A), z)
+    value, expected = reference(z, A)
+    assert_near(value, grad, (value, -3.5 * expected))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda z: z[:, ::2],
+        lambda z: z[..., ::3],
+        lambda z: z.transpose(0, 1),
+        lambda z: z.permute(2, 1, 0),
+        lambda z: z[:1].expand(4, -1, -1),
+        lambda z: z.flip(1)[1:],
+    ],
+)
+def test_strides_do_not_matter(backend, view):
+    base = torch.randn(6, 14, 9, requires_grad=True)
+    z = view(base)
+    A = problem(D=z.shape[-1], K=33)[1]
+    (grad,) = torch.autograd.grad(backend(z, A), base)
+    (expected,) = torch.autograd.grad(z, base, reference(z, A)[1].float())
+    assert_near(backend(z, A), grad, (reference(z, A)[0], expected.double()))
+
+
+def test_double_precision_stays_double(backend):
+    z, A = problem(K=33, dtype=torch.float64)
+    value = backend(z, A)
+    (grad,) = torch.autograd.grad(value, z)
+    assert_close((value, grad), reference(z, A), rtol=1e-11, atol=1e-13)
+
+
+def test_uneven_ranks_meet_between_sums_and_value(backend):
+    (z, A), other = problem(V=2, N=20, K=33), torch.randn(2, 13, 7)
+    value = backend(z, A, ranks=AnotherRank(other, A))
+    (grad,) = torch.autograd.grad(value, z)
+    both, expected = reference(torch.cat([z.detach(), other], dim=1), A)
+    assert_near(value, grad, (both, expected[:, :20]))
+
+
+def test_second_derivatives(backend):
+    z, A = problem(V=2, N=5, D=3, K=6, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: backend(z, A), z)
+    assert torch.autograd.gradgradcheck(lambda z: backend(z, A), z)
+
+
+def test_directions_can_be_learned(backend):
+    z, A = problem(V=2, N=5, D=3, K=6, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda A: backend(z.detach(), A), A.requires_grad_())
+
+
+def test_one_infinite_sample_is_seen(backend):
+    z, A = problem(K=33)
+    z = z.detach()
+    z[1, 3, 2] = math.inf
+    assert not torch.isfinite(backend(z, A))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the most numbers that any operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return out
+
+
+def test_eager_never_holds_the_projections():
+    V, N, D, K = 4, 512, 8, 2048
+    z, A = problem(V, N, D, K)
+    with LargestTensor() as largest:
+        kernels.sliced_epps_pulley(z, A, backend="eager").backward()
+    assert 0 < largest.numel < V * N * K / 4  # (V, N, K, 17) elsewhere
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_gradient_comes_back_in_the_input_s_dtype(dtype):
+    sigreg = SIGReg(num_slices=33, directions=lambda D, K, **_: problem(D=D, K=K)[1].to(_["dtype"]))
+    z = problem(dtype=dtype)[0]
+    sigreg(z).backward()
+    assert z.grad.dtype == dtype
+    _, expected = reference(z, problem(K=33)[1])
+    error = (z.grad.double() - expected).norm() / expected.norm()
+    assert error < max(GRADIENT, torch.finfo(dtype).eps)
+
+
+def test_sigreg_s_backends_agree_with_the_statistic():
+    z = torch.randn(2, 3, 20, 5)
+    for settings in ({}, {"grid": "accurate"}, {"t_max": 5.0, "num_points": 12}, {"unbiased": True}):
+        sigreg = SIGReg(num_slices=16, **settings).eval()
+        A = sigreg.directions(5, 16, seed=sigreg.seed, step=sigreg.step)
+        assert_close(sigreg(z), epps_pulley(z @ A, **settings).mean())
+
+
+def test_sigreg_says_which_backend_runs():
+    assert "backend=auto (eager)" in repr(SIGReg())
+    assert "backend=inductor" in repr(SIGReg(backend="inductor"))
+    assert kernels.chosen("auto", torch.device("cpu")) == "eager"
+
+
+@pytest.mark.parametrize("backend", ["inductor", "triton"])
+@pytest.mark.parametrize(
+    "statistic", ["cramer_von_mises", {"epps_pulley": 1.0, "vcreg": 0.1}, lambda x: x[0]]
+)
+def test_a_compiled_backend_is_for_epps_pulley_alone(backend, statistic):
+    with pytest.raises(ValueError, match="computes epps_pulley alone"):
+        SIGReg(statistic, backend=backend)
+
+
+def test_a_partial_of_epps_pulley_is_epps_pulley():
+    partial = functools.partial(epps_pulley, t_max=5.0)
+    z = torch.randn(30, 4)
+    assert_close(SIGReg(partial, backend="eager")(z), SIGReg(t_max=5.0)(z), rtol=0, atol=0)
+
+
+def test_inductor_without_a_compiler_says_what_to_do():
+    code = "import torch, sigreg\nsigreg.SIGReg(num_slices=4, backend='inductor')(torch.randn(5, 3))\n"
+    environment = os.environ | {"CXX": "/no/such/compiler", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "RuntimeError: backend='inductor' could not compile here" in run.stderr
+
+
+class Step(torch.nn.Module):
+    """A training step as users write it: an encoder, views, the loss."""
+
+    def __init__(self, **settings) -> None:
+        super().__init__()
+        self.encoder = torch.nn.Linear(6, 4)
+        self.criterion = LeJEPALoss(sigreg=SIGReg(num_slices=8, **settings))
+
+    def forward(self, views: Tensor) -> Tensor:
+        return self.criterion(self.encoder(views))
+
+
+@pytest.mark.parametrize("backend", ["auto", "inductor"])
+def test_a_whole_training_step_is_one_graph(backend):
+    views, step = torch.randn(2, 10, 6), Step(backend=backend)
+    plain = Step(backend="eager")
+    plain.load_state_dict(step.state_dict())
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")  # every trace, no code generation
+    for count in (1, 2):
+        losses = compiled(views), plain(views)
+        for loss in losses:
+            loss.backward()
+        assert_close(*losses, rtol=1e-5, atol=0)
+        assert_close(step.encoder.weight.grad, plain.encoder.weight.grad, rtol=1e-4, atol=1e-6)
+        assert int(step.criterion.sigreg.step) == count
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["auto", "inductor"])
+def test_a_whole_training_step_compiles_to_machine_code(backend):
+    views, step = torch.randn(2, 10, 6), Step(backend=backend)
+    plain = Step(backend="eager")
+    plain.load_state_dict(step.state_dict())
+    compiled = torch.compile(step, fullgraph=True)
+    for count in (1, 2):
+        losses = compiled(views), plain(views)
+        for loss in losses:
+            loss.backward()
+        assert_close(*losses, rtol=1e-5, atol=0)
+        assert_close(step.encoder.weight.grad, plain.encoder.weight.grad, rtol=1e-4, atol=1e-6)
+        assert int(step.criterion.sigreg.step) == count
+
+
+@pytest.mark.long
+def test_a_new_batch_size_costs_no_new_compilation():
+    torch._dynamo.reset()
+    inductor._compiled.cache_clear()
+    for V, N in ((2, 20), (2, 21), (3, 35), (1, 64)):
+        z, A = problem(V, N, 5, 8)
+        kernels.sliced_epps_pulley(z, A, backend="inductor").backward()
+    stats = torch._dynamo.utils.counters["stats"]
+    assert stats["unique_graphs"] <= 2, stats  # one forward, one backward
