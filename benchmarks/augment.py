@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,20 +18,21 @@ def views(
     *,
     size: int | None = None,
     flip: bool = True,
+    aspect: float = 4 / 3,
     rotate: float = 0.0,
     jitter: float = 0.4,
     noise: float = 0.05,
 ) -> Tensor:
     """`count` random views of every image: `(N, C, H, W)` in [0, 1] -> `(count, N, C, size, size)`.
 
-    Each is a crop of a random share `scale` of the area with an aspect ratio in [3/4, 4/3], possibly
+    Each is a crop of a random share `scale` of the area with an aspect ratio in [1/aspect, aspect], possibly
     mirrored and turned by up to `rotate` degrees, then changed in brightness, contrast, colour and noise.
     """
     N, C = x.shape[:2]
     size = x.shape[-1] if size is None else size
     n = count * N
     batch = x.repeat(count, 1, 1, 1)  # view by view
-    grid = F.affine_grid(_crops(n, scale, flip, rotate, x), [n, C, size, size], align_corners=False)
+    grid = F.affine_grid(_crops(n, scale, aspect, flip, rotate, x), [n, C, size, size], align_corners=False)
     out = F.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
     return _colour(out, jitter, noise).reshape(count, N, C, size, size)
 
@@ -38,10 +41,10 @@ def _uniform(n: int, low: float, high: float, like: Tensor) -> Tensor:
     return torch.empty(n, device=like.device, dtype=like.dtype).uniform_(low, high)
 
 
-def _crops(n: int, scale: Scale, flip: bool, rotate: float, like: Tensor) -> Tensor:
+def _crops(n: int, scale: Scale, aspect: float, flip: bool, rotate: float, like: Tensor) -> Tensor:
     """Affine maps `(n, 2, 3)` from the crop to the image, in coordinates of [-1, 1]."""
     area = _uniform(n, *scale, like)
-    stretch = _uniform(n, -0.2877, 0.2877, like).exp().sqrt()  # log(4/3)
+    stretch = _uniform(n, -math.log(aspect), math.log(aspect), like).exp().sqrt()
     w, h = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
     dx, dy = (1 - w) * _uniform(n, -1, 1, like), (1 - h) * _uniform(n, -1, 1, like)
     angle = _uniform(n, -rotate, rotate, like).deg2rad()
