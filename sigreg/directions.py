@@ -51,8 +51,8 @@ def random_bits(
     return _mix(key + torch.arange(1, count + 1, device=device) * _GAMMA)
 
 
-def _normal(count: int, seed: int | Tensor, step: int | Tensor, device: torch.device | None) -> Tensor:
-    """`count` standard normal float32 numbers by Box and Muller, two from each hash."""
+def normal_numbers(count: int, seed: int | Tensor, step: int | Tensor, device: torch.device | None) -> Tensor:
+    """`count` standard normal float32 numbers, a function of (seed, step): Box and Muller, two per hash."""
     bits = random_bits((count + 1) // 2, seed, step, device)
     radius = (((_shift(bits, 40) + 1) * 2.0**-24).log() * -2).sqrt()  # 24 high bits, never log(0)
     angle = (bits & 0xFFFFFFFF) * (2 * math.pi * 2.0**-32)
@@ -75,7 +75,7 @@ def gaussian(
         >>> A.shape, bool((A.norm(dim=0) - 1).abs().max() < 1e-6)
         (torch.Size([64, 1024]), True)
     """
-    A = _normal(D * K, seed, step, device).to(dtype).reshape(D, K)
+    A = normal_numbers(D * K, seed, step, device).to(dtype).reshape(D, K)
     unit: Tensor = A / torch.linalg.vector_norm(A, dim=0, keepdim=True)
     return unit
 
@@ -100,7 +100,7 @@ def orthogonal(
         True
     """
     blocks = -(-K // D)
-    G = _normal(blocks * D * D, seed, step, device).to(dtype).reshape(blocks, D, D)
+    G = normal_numbers(blocks * D * D, seed, step, device).to(dtype).reshape(blocks, D, D)
     Q: Tensor
     Q, R = torch.linalg.qr(G)
     Q = Q * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)  # without this, QR is not Haar

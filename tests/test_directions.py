@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sigreg import SIGReg
+from sigreg import SIGReg, directions
 from sigreg.directions import DIRECTIONS, by_name, orthogonal, random_bits, sobol
 from sigreg.multivariate import exact_sigreg
 
@@ -41,15 +41,15 @@ def test_the_global_generator_is_left_alone(kind) -> None:  # type: ignore[no-un
 
 
 @every_kind
-@pytest.mark.parametrize("D", [2, 3, 12])
+@pytest.mark.parametrize("D", [2, 12])
 def test_every_direction_is_uniform_on_the_sphere(kind, D: int) -> None:  # type: ignore[no-untyped-def]
-    """The first and the last direction, over 3,000 steps: mean 0, covariance I/D, and the fourth
+    """The first and the last direction, over 500 steps: mean 0, covariance I/D, and the fourth
     moments of the sphere, each within 4.5 standard errors."""
-    A = torch.stack([kind(D, 5, step=s)[:, [0, 4]] for s in range(3000)]).double()  # (S, D, 2)
-    error = 4.5 / math.sqrt(3000)
+    A = torch.stack([kind(D, 5, step=s)[:, [0, 4]] for s in range(500)]).double()  # (S, D, 2)
+    error = 4.5 / math.sqrt(500)
     for a in A.unbind(-1):
         assert float(a.mean(0).abs().max()) < error / math.sqrt(D)
-        second = a.T @ a / 3000
+        second = a.T @ a / 500
         spread = math.sqrt(3 / (D * (D + 2)))
         assert float((second - torch.eye(D) / D).abs().max()) < error * spread
         fourth = a.pow(4).mean(0) - 3 / (D * (D + 2))
@@ -59,12 +59,12 @@ def test_every_direction_is_uniform_on_the_sphere(kind, D: int) -> None:  # type
 @every_kind
 @pytest.mark.parametrize(("D", "K"), [(3, 16), (16, 40)])
 def test_the_sliced_estimate_has_no_bias(kind, D: int, K: int) -> None:  # type: ignore[no-untyped-def]
-    """The mean over 300 steps is exact_sigreg, within three standard errors."""
+    """The mean over 150 steps is exact_sigreg, within three standard errors."""
     z = torch.randn(20, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     z *= torch.linspace(0.2, 1.8, D)
     sigreg = SIGReg(num_slices=K, directions=kind, t_max=6.0, num_points=25)
-    values = torch.stack([sigreg(z) for _ in range(300)])
-    assert abs(float(values.mean() - exact_sigreg(z))) < 3 * float(values.std()) / math.sqrt(300)
+    values = torch.stack([sigreg(z) for _ in range(150)])
+    assert abs(float(values.mean() - exact_sigreg(z))) < 3 * float(values.std()) / math.sqrt(150)
 
 
 def test_orthogonal_blocks_are_orthonormal() -> None:
@@ -75,8 +75,6 @@ def test_orthogonal_blocks_are_orthonormal() -> None:
 
 def test_sobol_points_fall_evenly_along_every_coordinate() -> None:
     """2^k points, whatever the shift: every 1/2^k-th of an axis holds exactly one."""
-    from sigreg import directions
-
     points = directions._sobol_points(5, 64, None)
     shift = random_bits(5, 3, 4) & (2**directions._SOBOL_BITS - 1)
     cells = (points ^ shift.unsqueeze(-1)) >> (directions._SOBOL_BITS - 6)
@@ -84,7 +82,7 @@ def test_sobol_points_fall_evenly_along_every_coordinate() -> None:
 
 
 def test_orthogonal_slices_lower_the_variance_of_the_estimate() -> None:
-    """By 1.7 or more at D = K = 64 (the `directions` benchmark has the whole picture)."""
+    """By about 2 at D = K = 64; 1.4 leaves room for the error of two variances of 80 values."""
     z = torch.randn(64, 64, generator=torch.Generator().manual_seed(1))
 
     def variance(kind: str) -> float:

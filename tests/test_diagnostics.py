@@ -1,0 +1,121 @@
+"""Is it Gaussian yet?  The report says no to what is not, and yes 19 times of 20 to what is."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from sigreg.diagnostics import Gaussianity, gaussianity
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def report(z: Tensor) -> Gaussianity:
+    return gaussianity(z, num_slices=32, num_null=39)
+
+
+def test_normal_samples_raise_no_alarm_19_times_of_20() -> None:
+    """60 samples: 3 alarms expected; more than 9 would have probability 0.001."""
+    alarms = sum(not report(normal(48, 6, seed=s)).gaussian for s in range(60))
+    assert alarms <= 9
+
+
+@pytest.mark.long
+def test_alarm_rate_is_the_level() -> None:
+    """2,000 samples against 399 null ones: 5 % within three standard errors of both counts."""
+    alarms = sum(
+        not gaussianity(normal(64, 6, seed=s), num_slices=48, num_null=399).gaussian for s in range(2000)
+    )
+    error = math.sqrt(0.05 * 0.95 * (1 / 2000 + 1 / 399))
+    assert abs(alarms / 2000 - 0.05) < 3 * error
+
+
+DEPARTURES = {
+    "collapsed": (lambda z: 1e-3 * z, "vcreg"),
+    "collapsed onto 0": (lambda z: 0 * z, "vcreg"),
+    "shrunk": (lambda z: 0.8 * z, "vcreg"),
+    "shifted": (lambda z: z + 0.4, "mean"),
+    "anisotropic": (lambda z: z * torch.tensor([2.2, 0.2, 0.2, 0.2, 0.2, 0.2]), "rank deficit"),
+    "heavy-tailed": (lambda z: z * (normal(200, 1, seed=9).abs() + 0.1), "jarque_bera"),
+    "one binary unit": (lambda z: torch.cat([z[:, :5], z[:, 5:].sign()], 1), "worst slice"),
+}
+
+
+@pytest.mark.parametrize("name", DEPARTURES)
+def test_departures_are_seen_by_the_measure_made_for_them(name: str) -> None:
+    change, measure = DEPARTURES[name]
+    found = report(change(normal(200, 6)))
+    assert not found.gaussian
+    assert found.p_value == pytest.approx(1 / 40)
+    assert found.measures[measure].p_value == pytest.approx(1 / 40)
+    assert found.measures[measure].z_score > 4
+
+
+def test_worst_slice_points_at_the_broken_unit() -> None:
+    z = normal(200, 6)
+    z[:, 2] = z[:, 2].sign()
+    assert_close(report(z).worst_slice, torch.eye(6)[2])
+
+
+def test_effective_rank_counts_equal_directions() -> None:
+    z = normal(600, 6) * torch.tensor([1.0, 1, 1, 0, 0, 0])
+    found = report(z)
+    assert found.effective_rank == pytest.approx(3, abs=0.06)
+    assert found.null_effective_rank == pytest.approx(6, abs=0.06)
+
+
+def test_report_is_deterministic_and_leaves_the_generator_alone() -> None:
+    z = normal(64, 6, seed=3)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = report(z)
+    assert_close(torch.get_rng_state(), before, rtol=0, atol=0)
+    torch.manual_seed(2)
+    assert repr(report(z)) == repr(first)
+
+
+def test_report_reads_well() -> None:
+    lines = repr(report(0.5 * normal(200, 6))).splitlines()
+    assert lines[0] == "not Gaussian (p = 0.025; N = 200, D = 6)"
+    assert lines[1].split() == ["value", "N(0,", "I)", "z", "p"]
+    assert lines[2].startswith("epps_pulley ")
+    assert lines[-1].startswith("effective rank 5.9")
+    assert "as far as this sample can tell" in repr(report(normal(200, 6)))
+
+
+def test_null_is_computed_once_for_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sigreg import diagnostics
+
+    calls = []
+    measure = diagnostics._measure
+    monkeypatch.setattr(diagnostics, "_measure", lambda z, A: calls.append(1) or measure(z, A))
+    for seed in range(3):
+        gaussianity(normal(37, 3, seed=seed), num_slices=8, num_null=19)
+    assert len(calls) == 19 + 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_floating_dtype_and_a_gradient_are_welcome(dtype: torch.dtype) -> None:
+    z = normal(64, 6, seed=3)
+    found = report(z.to(dtype).requires_grad_())
+    assert found.measures["epps_pulley"].value == pytest.approx(
+        report(z).measures["epps_pulley"].value, rel=0.03
+    )
+    assert not found.worst_slice.requires_grad
+
+
+def test_mistakes_are_explained() -> None:
+    with pytest.raises(ValueError, match=r"\(N, D\) of one view.*\(2, 8, 4\)"):
+        gaussianity(torch.zeros(2, 8, 4))
+    with pytest.raises(ValueError, match="num_null=5"):
+        gaussianity(normal(8, 4), num_null=5)
+    with pytest.raises(ValueError, match="inf or nan"):
+        gaussianity(normal(8, 4) / 0)
+    with pytest.raises(TypeError, match="floating-point"):
+        gaussianity([[0.0, 1.0]])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="floating-point"):
+        gaussianity(torch.zeros(8, 4, dtype=torch.int64))
