@@ -112,6 +112,9 @@ def _text(value: Any) -> str:
 
 def spread(values: pd.Series, percent: bool = True) -> str:
     """Mean and sd over the runs of a setting, `93.7 ± 0.4`, for accuracies in percent."""
+    values = values.dropna()
+    if not len(values):
+        return "none"
     mean, sd = values.mean(), values.std()
     if percent:
         return f"{100 * mean:.1f} ± {100 * sd:.1f}" if len(values) > 1 else f"{100 * mean:.1f}"
@@ -139,6 +142,7 @@ def means(
 def best(frame: pd.DataFrame, by: list[str], over: str, value: str = "accuracy") -> pd.DataFrame:
     """The rows of that value of `over` with the best mean, chosen for each combination of `by`."""
     mean = frame.groupby([*by, over], dropna=False)[value].mean().reset_index()
+    mean[value] = mean[value].fillna(-1)  # where every run diverged
     chosen = mean.loc[mean.groupby(by, dropna=False)[value].idxmax(), [*by, over]]
     return frame.merge(chosen, on=[*by, over])
 

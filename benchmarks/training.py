@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from typing import Any
+from typing import Any, TypeAlias
 
 import lightning as L
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -23,6 +24,9 @@ for noisy in (
     "lightning.fabric",
 ):  # what it says at every start; errors still come through
     logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+Features: TypeAlias = NDArray[np.float32]
 
 
 class SmallNet(nn.Sequential):
@@ -42,14 +46,20 @@ class SmallNet(nn.Sequential):
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def backbone(name: str, channels: int, size: int) -> tuple[nn.Module, int]:
-    """The network of a name, and how many features it gives."""
+def backbone(name: str, channels: int, size: int, small_stem: bool = False) -> tuple[nn.Module, int]:
+    """The network of a name, and how many features it gives.
+
+    `small_stem` lets a ResNet begin with a 3 x 3 convolution at full resolution, as is usual on 32 pixels.
+    """
     if name == "small":
         return SmallNet(channels), SmallNet.num_features
     import timm
 
     kwargs = {"img_size": size, "dynamic_img_size": True} if "vit" in name else {}
     net = timm.create_model(name, num_classes=0, in_chans=channels, **kwargs)
+    if small_stem:
+        net.conv1 = nn.Conv2d(channels, net.conv1.out_channels, 3, 1, 1, bias=False)
+        net.maxpool = nn.Identity()
     return net, int(net.num_features)
 
 
@@ -103,7 +113,8 @@ class Pretraining(L.LightningModule):
     def __init__(self, cfg: DictConfig, images: Tensor, steps: int) -> None:
         super().__init__()
         self.cfg, self.steps = cfg, steps
-        self.backbone, features = backbone(cfg.backbone, images.shape[1], cfg.size or images.shape[-1])
+        size = cfg.size or images.shape[-1]
+        self.backbone, features = backbone(cfg.backbone, images.shape[1], size, cfg.small_stem)
         self.backbone.to(memory_format=torch.channels_last)  # on a CPU almost twice as fast
         self.projector = projector(features, cfg.projector_width, cfg.projector_hidden)
         self.criterion = objective(cfg)
@@ -176,6 +187,8 @@ def check(cfg: DictConfig) -> None:
             raise ValueError(
                 f"backbone={cfg.backbone!r} is unknown to timm; use 'small' or a name timm lists"
             )
+    if cfg.small_stem and "resnet" not in cfg.backbone:
+        raise ValueError(f"small_stem=true is for ResNets, not for backbone={cfg.backbone!r}")
     if cfg.global_views < 1 or cfg.global_views + cfg.local_views < 2:
         raise ValueError("a LeJEPA run needs at least one global view and two views in all")
     try:
@@ -215,7 +228,8 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
         )
         trainer.fit(model, loader)
     losses = {key: float(trainer.callback_metrics[key]) for key in ("loss", "prediction", "sigreg")}
-    return {"method": "lejepa", "steps": trainer.global_step, **losses, **_probed(model, images, cfg)}
+    train, test = embedded(model, images, cfg)
+    return {"method": "lejepa", "steps": trainer.global_step, **losses, **probed(train, test, images, cfg)}
 
 
 def _same(batch: Tensor) -> Tensor:
@@ -223,16 +237,21 @@ def _same(batch: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _probed(model: Pretraining, images: data.Images, cfg: DictConfig) -> dict[str, Any]:
+def embedded(model: Pretraining, images: data.Images, cfg: DictConfig) -> tuple[Features, Features]:
+    """Frozen features of training and test images, `(n, F)` each."""
     model.eval()
     if torch.cuda.is_available() and cfg.accelerator != "cpu":
         model.cuda()
 
-    def embed(x: Tensor) -> Any:
+    def embed(x: Tensor) -> Features:
         parts = (model.features(part.to(model.device).float().div(255)) for part in x.split(512))
         return torch.cat([part.float().cpu() for part in parts]).numpy()
 
-    train, test = embed(images.train), embed(images.test)
+    return embed(images.train), embed(images.test)
+
+
+def probed(train: Features, test: Features, images: data.Images, cfg: DictConfig) -> dict[str, Any]:
+    """Accuracies of all probes; `accuracy` is the linear one with the most labels."""
     if not (np.isfinite(train).all() and np.isfinite(test).all()):
         return {"diverged": True, "accuracy": None, "effective_rank": None}
     row = probes.accuracies(

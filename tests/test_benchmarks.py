@@ -137,6 +137,7 @@ def test_a_run_that_fails_does_not_stop_the_others(runs, monkeypatch, capsys):
         (["lambda", "lamda_param=0.1"], "'lamda_param'"),
         (["lambda", "data=nowhere"], "data='nowhere' is none of digits.*train/CLASS/"),
         (["lambda", "backbone=resnet181"], "backbone='resnet181' is unknown to timm"),
+        (["lambda", "small_stem=true"], "small_stem=true is for ResNets"),
         (["lambda", "labels=[1,200]"], r"labels=200: expected 'all' or 1\.\.\.1\d\d"),
         (["lambda", "lambda_param=0.1,1.5"], "lambda_param=1.5 must lie in"),
         (["lambda", "statistic=student"], "statistic='student' is unknown"),

@@ -156,6 +156,13 @@ def test_a_timm_backbone_and_local_views_of_another_size(folder):
     assert 0 <= row["accuracy"] <= 1
 
 
+def test_a_small_stem_keeps_the_resolution_of_small_images():
+    x = torch.rand(2, 3, 32, 32)
+    for small_stem, side in ((True, 4), (False, 1)):
+        net, features = training.backbone("resnet18", 3, 32, small_stem)
+        assert net.forward_features(x).shape == (2, features, side, side)
+
+
 def test_a_run_that_diverged_says_so():
     row = training.measure(config("lr=1e30", "epochs=2"))
     assert row["diverged"] is True

@@ -12,6 +12,12 @@ from benchmarks.training import check as check
 from benchmarks.training import measure as measure
 
 
+def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy, statistic by lambda, the best one last."""
+    mean = frame.groupby(["statistic", "lambda_param"]).accuracy.mean().unstack()
+    return mean.loc[mean.max(axis=1).fillna(0).sort_values().index]
+
+
 def table(frame: pd.DataFrame) -> str:
     """Accuracy at the best lambda and over all of them, effective rank, time against Epps-Pulley's."""
     usual = frame[frame.statistic == "epps_pulley"].seconds.median()
@@ -27,14 +33,13 @@ def table(frame: pd.DataFrame) -> str:
             "time / Epps-Pulley's": f"{rows.seconds.median() / usual:.2f}",
         }
     chosen = pd.DataFrame.from_dict(lines, orient="index").rename_axis("statistic")
-    return markdown(chosen.sort_values("accuracy", ascending=False))
+    return markdown(chosen.loc[reversed(_ranked(frame).index)])
 
 
 def figure(frame: pd.DataFrame) -> Figure:
     """Accuracy of every statistic at every lambda, best on top."""
     picture, ax = axes("", "accuracy", "")
-    mean = frame.groupby(["statistic", "lambda_param"]).accuracy.mean().unstack()
-    mean = mean.loc[mean.max(axis=1).sort_values().index]
+    mean = _ranked(frame)
     for value in mean:
         ax.plot(mean[value], range(len(mean)), "o", label=f"lambda={value}")
     ax.set_yticks(range(len(mean)), mean.index)
