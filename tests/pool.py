@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_RANKS = 4
-PATIENCE = 180.0  # seconds until a job counts as hung
+PATIENCE = 600.0  # seconds until a job counts as hung; a collective fails long before
 
 
 class Failed(Exception):
@@ -68,7 +68,8 @@ class _Pool:
 
     def __init__(self) -> None:
         self.context = mp.get_context("forkserver")
-        self.context.set_forkserver_preload(["torch", "torch.distributed", "sigreg"])
+        # What each job would import anyway; optimizers import the compiler's front end.
+        self.context.set_forkserver_preload(["torch.distributed", "torch._dynamo", "sigreg", "hypothesis"])
         self.workers: list[Any] = []
         self.folder = tempfile.TemporaryDirectory()
         self.meetings = 0

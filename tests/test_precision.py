@@ -56,6 +56,25 @@ def test_gradients_reach_the_parameters_in_their_dtype(parameters, dtype):
     assert layer.weight.grad.abs().sum() > 0
 
 
+def gradients_of_halves(problem: Problem, inside: bool, dtype: torch.dtype) -> Tensor:
+    z = problem.part(dist.get_rank()).requires_grad_()
+    with torch.autocast("cpu", dtype=dtype):
+        value = problem.sigreg()(z)
+        if inside:
+            value.backward()
+    if not inside:
+        value.backward()
+    return z.grad
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_backward_pass_called_under_autocast_sums_in_float32_too(dtype):
+    problem = Problem(dtype=torch.float32)
+    inside, outside = (on_ranks(2, gradients_of_halves, problem, where, dtype)[0] for where in (True, False))
+    # The product with the directions is torch's own and follows autocast: 8 bits of bfloat16.
+    assert_close(inside, outside, rtol=2e-2, atol=2e-3)
+
+
 def collapsed(count: int, dtype: torch.dtype) -> Tensor:
     """N times a constant: a count that lost a digit shows in the value."""
     with torch.autocast("cpu", dtype=dtype):
