@@ -1,6 +1,7 @@
 """Every backend computes one number: value and gradient against a plain float64 reference."""
 
 import functools
+import importlib.util
 import math
 import os
 import subprocess
@@ -65,7 +66,7 @@ COMPILED = pytest.param("inductor", marks=pytest.mark.long)
 
 @pytest.fixture(params=["eager", "two-phase", "formula", COMPILED])
 def backend(request, monkeypatch):
-    """Ways to one number: "two-phase" is eager over ranks, "formula" is what inductor compiles, as it stands."""
+    """ "two-phase" is eager over ranks, "formula" is what inductor compiles, as it stands."""
     if request.param == "formula":
         monkeypatch.setattr(inductor, "_run", lambda formula, *x, dt, P: formula(*x, dt, P))
 
@@ -85,7 +86,7 @@ def assert_near(value: Tensor, grad: Tensor, expected: tuple[Tensor, Tensor], sc
     assert (grad.double() - expected[1]).norm() <= GRADIENT * expected[1].norm()
 
 
-@pytest.mark.parametrize("V", range(1, 11))
+@pytest.mark.parametrize("V", [1, 3, 10])
 def test_value_and_gradient_are_the_reference_s(backend, V):
     z, A = problem(V=V)
     value = backend(z, A)
@@ -94,7 +95,7 @@ def test_value_and_gradient_are_the_reference_s(backend, V):
 
 
 @pytest.mark.parametrize(
-    ("V", "N", "D", "K"), [(1, 2, 1, 1), (2, 3, 5, 2), (1, 1037, 3, 67), (2, 9, 130, 70), (1, 7, 2, 10_007)]
+    ("V", "N", "D", "K"), [(1, 2, 1, 1), (2, 3, 5, 2), (1, 1037, 3, 67), (2, 9, 130, 70), (1, 7, 2, 4099)]
 )
 def test_shapes_that_divide_nothing(backend, V, N, D, K):
     z, A = problem(V, N, D, K)
@@ -181,14 +182,14 @@ def test_uneven_ranks_meet_between_sums_and_value(backend):
 
 
 def test_second_derivatives(backend):
-    z, A = problem(V=2, N=5, D=3, K=6, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda z: backend(z, A), z)
-    assert torch.autograd.gradgradcheck(lambda z: backend(z, A), z)
+    z, A = problem(V=2, N=4, D=3, K=3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: backend(z, A), z, fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda z: backend(z, A), z, fast_mode=True)
 
 
 def test_directions_can_be_learned(backend):
     z, A = problem(V=2, N=5, D=3, K=6, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda A: backend(z.detach(), A), A.requires_grad_())
+    assert torch.autograd.gradcheck(lambda A: backend(z.detach(), A), A.requires_grad_(), fast_mode=True)
 
 
 def test_one_infinite_sample_is_seen(backend):
@@ -212,11 +213,11 @@ class LargestTensor(TorchDispatchMode):
 
 
 def test_eager_never_holds_the_projections():
-    V, N, D, K = 4, 512, 8, 2048
+    V, N, D, K = 4, 64, 8, 4096
     z, A = problem(V, N, D, K)
     with LargestTensor() as largest:
         kernels.sliced_epps_pulley(z, A, backend="eager").backward()
-    assert 0 < largest.numel < V * N * K / 4  # (V, N, K, 17) elsewhere
+    assert 0 < largest.numel < V * N * K  # where others hold 17 times that, several times
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -259,6 +260,7 @@ def test_a_partial_of_epps_pulley_is_epps_pulley():
     assert_close(SIGReg(partial, backend="eager")(z), SIGReg(t_max=5.0)(z), rtol=0, atol=0)
 
 
+@pytest.mark.long
 def test_inductor_without_a_compiler_says_what_to_do():
     code = "import torch, sigreg\nsigreg.SIGReg(num_slices=4, backend='inductor')(torch.randn(5, 3))\n"
     environment = os.environ | {"CXX": "/no/such/compiler", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
@@ -318,3 +320,51 @@ def test_a_new_batch_size_costs_no_new_compilation():
         kernels.sliced_epps_pulley(z, A, backend="inductor").backward()
     stats = torch._dynamo.utils.counters["stats"]
     assert stats["unique_graphs"] <= 2, stats  # one forward, one backward
+
+
+TRITON = """
+import torch
+from sigreg import kernels
+from tests.test_kernels import assert_near, problem, reference
+
+for shape in ((1, 16, 16, 16), (3, 41, 7, 21), (2, 33, 20, 40)):
+    for settings in ({}, {"num_points": 9, "t_max": 4.0}, {"num_points": 6, "unbiased": True}):
+        z, A = problem(*shape)
+        (grad,) = torch.autograd.grad(-2 * kernels.sliced_epps_pulley(z, A, backend="triton", **settings), z)
+        value, expected = reference(z, A, **settings)
+        got = kernels.sliced_epps_pulley(z, A, backend="triton", **settings)
+        assert_near(got, grad, (value, -2 * expected), scale=1.0)
+
+wide = torch.randn(41, 2, 14, requires_grad=True)
+z, A = wide.transpose(0, 1)[..., ::2], problem(K=21)[1]
+(grad,) = torch.autograd.grad(kernels.sliced_epps_pulley(z, A, backend="triton"), wide)
+assert_near(kernels.sliced_epps_pulley(z, A, backend="triton"), grad.transpose(0, 1)[..., ::2], reference(z, A))
+
+once, again = (kernels.sliced_epps_pulley(z, A, backend="triton") for _ in range(2))
+assert torch.equal(once, again)
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
+def test_triton_s_interpreter_agrees_with_the_reference():
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", TRITON], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+@pytest.mark.parametrize("shape", [(3, 41, 7, 401), (8, 256, 64, 1024), (1, 5000, 300, 77)])
+def test_on_a_gpu(backend, shape):
+    z, A = problem(*shape)
+    on_gpu = z.detach().cuda().requires_grad_()
+    value = kernels.sliced_epps_pulley(on_gpu, A.cuda(), backend=backend)
+    (grad,) = torch.autograd.grad(value, on_gpu)
+    assert_near(value.cpu(), grad.cpu(), reference(z, A))
+
+
+def test_triton_off_the_gpu_says_what_to_do():
+    with pytest.raises(
+        RuntimeError, match="backend='triton' (needs triton|takes float32 embeddings on a GPU)"
+    ):
+        SIGReg(backend="triton", num_slices=4)(torch.randn(5, 3))

@@ -2,7 +2,8 @@
 
     eager      tiles that stay in cache, plain tensor operations; runs everywhere, compiles nothing
     inductor   the sums and the gradient as one generated loop each, by torch.compile
-    triton     projection, sums and gradient fused, for CUDA
+    triton     projection, sums and gradient fused, for CUDA; "triton-tf32" and "triton-bf16" project on
+               tensor cores, at the precision that they name
 
 Every one computes the same number from `(V, N, D)` embeddings and `(D, K)` directions; they differ in
 time and memory only.
@@ -10,6 +11,7 @@ time and memory only.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 
@@ -19,7 +21,7 @@ from torch import Tensor
 from sigreg.collectives import ALONE, Ranks
 from sigreg.kernels import eager
 
-BACKENDS = ("auto", "eager", "inductor", "triton")
+BACKENDS = ("auto", "eager", "inductor", "triton", "triton-tf32", "triton-bf16")
 
 
 def chosen(backend: str, device: torch.device) -> str:
@@ -61,13 +63,15 @@ def sliced_epps_pulley(
         tensor(0.4020)
     """
     name = chosen(backend, z.device)
+    if backend == "auto" and (z.dtype == torch.float64 or A.requires_grad):
+        name = "eager"
     kernel: Callable[..., Tensor] = eager.sliced_epps_pulley
     if name == "inductor" or (name == "eager" and torch.compiler.is_compiling()):
         from sigreg.kernels import inductor  # tiles and buffers only stand in a compiler's way
 
         kernel = inductor.sliced_epps_pulley
-    elif name == "triton":
+    elif name.startswith("triton"):
         from sigreg.kernels import triton
 
-        kernel = triton.sliced_epps_pulley
+        kernel = functools.partial(triton.sliced_epps_pulley, precision=name[len("triton-") :] or "ieee")
     return kernel(z, A, t_max=t_max, num_points=num_points, unbiased=unbiased, ranks=ranks)
