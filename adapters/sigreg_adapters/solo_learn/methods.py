@@ -134,10 +134,9 @@ def with_sigreg(method: type[BaseMethod]) -> type[BaseMethod]:
             return out
 
         def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-            self._z = []
             loss: Tensor = super().training_step(batch, batch_idx)
-            sigreg = self.sigreg(torch.stack(self._z))
-            self._z = []
+            z, self._z = torch.stack(self._z), []  # (V, N, D)
+            sigreg = self.sigreg(z)
             self.log("train_sigreg", sigreg, on_epoch=True, sync_dist=True)
             loss = loss + self.cfg.sigreg.weight * sigreg
             return loss
