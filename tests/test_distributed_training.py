@@ -109,9 +109,12 @@ def test_fsdp2_equals_one_process(statistic):
         assert_close(their_gradient, gradient, **problem.tolerance(gradient))
 
 
+SHORT = {"num_points": 4}  # the formulas are unrolled point by point, and tracing them takes its time
+
+
 def compiled(problem: Problem) -> tuple[Tensor, Tensor]:
     """The whole of SIGReg in one graph, its collective included, without a C++ compiler."""
-    sigreg = torch.compile(problem.sigreg(), backend="aot_eager", fullgraph=True)
+    sigreg = torch.compile(problem.sigreg(**SHORT), backend="aot_eager", fullgraph=True)
     z = problem.part(dist.get_rank()).requires_grad_()
     value = sigreg(z)
     value.backward()
@@ -119,13 +122,29 @@ def compiled(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def test_sigreg_and_its_all_reduce_compile_into_one_graph():
-    problem = Problem(D=WIDTH, statistic="moments")
+    problem = Problem(D=WIDTH)
     z = problem.batch().requires_grad_()
-    value = problem.sigreg(group=None)(z)
+    value = problem.sigreg(group=None, **SHORT)(z)
     value.backward()
     for rank, (theirs, gradient) in enumerate(on_ranks(2, compiled, problem)):
         assert_close(theirs, value.detach())
         assert_close(gradient, 2 * z.grad.split(problem.split, dim=1)[rank])
+
+
+def compiled_on_rank_1(problem: Problem) -> Tensor:
+    sigreg = problem.sigreg(**SHORT)
+    z = problem.part(dist.get_rank())
+    sigreg(z)  # the first call, not compiled: it compares settings
+    return torch.compile(sigreg, backend="aot_eager")(z) if dist.get_rank() else sigreg(z)
+
+
+def test_a_rank_that_runs_compiled_adds_up_with_one_that_does_not():
+    problem = Problem(D=WIDTH)
+    sigreg = problem.sigreg(group=None, **SHORT)
+    sigreg(problem.batch())
+    expected = sigreg(problem.batch())
+    for value in on_ranks(2, compiled_on_rank_1, problem):
+        assert_close(value, expected)
 
 
 # Hosts
