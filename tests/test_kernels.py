@@ -338,7 +338,8 @@ for shape in ((1, 16, 16, 16), (3, 41, 7, 21), (2, 33, 20, 40)):
 wide = torch.randn(41, 2, 14, requires_grad=True)
 z, A = wide.transpose(0, 1)[..., ::2], problem(K=21)[1]
 (grad,) = torch.autograd.grad(kernels.sliced_epps_pulley(z, A, backend="triton"), wide)
-assert_near(kernels.sliced_epps_pulley(z, A, backend="triton"), grad.transpose(0, 1)[..., ::2], reference(z, A))
+got = kernels.sliced_epps_pulley(z, A, backend="triton")
+assert_near(got, grad.transpose(0, 1)[..., ::2], reference(z, A))
 
 once, again = (kernels.sliced_epps_pulley(z, A, backend="triton") for _ in range(2))
 assert torch.equal(once, again)
@@ -365,6 +366,6 @@ def test_on_a_gpu(backend, shape):
 
 def test_triton_off_the_gpu_says_what_to_do():
     with pytest.raises(
-        RuntimeError, match="backend='triton' (needs triton|takes float32 embeddings on a GPU)"
+        RuntimeError, match=r"backend='triton' (needs triton|takes float32 embeddings on a GPU)"
     ):
         SIGReg(backend="triton", num_slices=4)(torch.randn(5, 3))

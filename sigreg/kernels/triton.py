@@ -1,3 +1,5 @@
+# mypy: disable-error-code="import-untyped,import-not-found", allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-calls, allow-incomplete-defs
 """Epps-Pulley fused in Triton, flash style: neither (N, K) nor (N, K, points) is ever in memory.
 
 A program owns a block of slices and walks over the samples (forward), or owns a block of samples and
@@ -200,9 +202,10 @@ def sliced_epps_pulley(
         RuntimeError: z is not on a GPU, or not float32, or the directions are to be learned.
     """
     if not (z.is_cuda or INTERPRETED) or z.dtype != torch.float32 or A.requires_grad:
+        learned = " and directions that require grad" if A.requires_grad else ""
         raise RuntimeError(
             f"backend='triton' takes float32 embeddings on a GPU and fixed directions, got {z.dtype} on"
-            f" {z.device}{' and directions that require grad' if A.requires_grad else ''}; use backend='eager'"
+            f" {z.device}{learned}; use backend='eager'"
         )
     P = num_points - 1
     C, S = _ProjectedSums.apply(z, A, t_max / P, P, precision)
