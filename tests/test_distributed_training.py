@@ -89,8 +89,6 @@ def with_fsdp2(problem: Problem) -> tuple[Tensor, Tensor]:
 
     model = problem.network()
     with warnings.catch_warnings():
-        # torch 2.14's own fully_shard calls collectives that torch 2.14 deprecates.
-        warnings.filterwarnings("ignore", r".*(all_gather_into|reduce_scatter)_tensor", FutureWarning)
         # Linear on (V, N, D) gives a view, of which fully_shard advises not to change it in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
         for layer in (model[0], model[2], model):
