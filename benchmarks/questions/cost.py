@@ -1,0 +1,190 @@
+"""What does SIGReg cost, in time and memory, beside others and beside its own projection?
+
+Forward plus backward in float32.  Implementations take turns in one process, and a ratio is the median
+over rounds of the ratio within a round, so that a machine's moods cancel.  Memory is the resident peak
+of one pass beyond what was there before it (allocated on a GPU), in a process of its own.
+The Triton kernel is measured where there is a GPU; on the CPU it runs in an interpreter, in the tests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from torch import nn
+
+from benchmarks.competitors import COMPILED, GRID, IMPLEMENTATIONS, Case, extra_mib, step
+from benchmarks.report import markdown
+
+FLOOR, RIVAL = "projection alone", "lightly"
+STEP = "resnet18"
+
+
+def check(cfg: DictConfig) -> None:
+    """A case is a shape, or the training step."""
+    if cfg.case != STEP:
+        Case.parse(str(cfg.case))
+
+
+def measure(cfg: DictConfig) -> list[dict[str, Any]]:
+    """One case: a row for each implementation."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if cfg.case == STEP:
+        return _training_step(cfg, device)
+    case = Case.parse(cfg.case)
+    z = case.embeddings(device)
+    passes: dict[str, Callable[[], None]] = {}
+    rows = []
+    for name in _names(cfg, device):
+        try:
+            loss = IMPLEMENTATIONS[name](case)
+            loss = loss.to(device) if isinstance(loss, nn.Module) else loss
+            step(loss, z)  # compiles, tunes, allocates
+        except Exception as error:  # a rival that is not installed, or fails, is a row that says so
+            rows.append({"implementation": name, "note": f"{type(error).__name__}: {error}".splitlines()[0]})
+            continue
+        passes[name] = lambda loss=loss: step(loss, z)  # type: ignore[misc]
+    times = _in_turns(passes, cfg.rounds)
+    for name, seconds in times.items():
+        row = {"implementation": name, "ms": 1e3 * median(seconds)}
+        row["x_projection"] = _ratio(seconds, times.get(FLOOR))
+        row["faster_than_lightly"] = _ratio(times.get(RIVAL), seconds)
+        row["faster_than_compiled"] = _ratio(times.get("lightly compiled"), seconds)
+        row["extra_mib"] = extra_mib(name, cfg.case, device) if cfg.memory else None
+        rows.append(row)
+    return rows
+
+
+def _names(cfg: DictConfig, device: str) -> list[str]:
+    names = list(IMPLEMENTATIONS)
+    if device == "cpu":
+        names.remove("triton")
+    return [name for name in names if name not in COMPILED or cfg.case in cfg.compiled]
+
+
+def _in_turns(passes: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every pass in every round, one after the other."""
+    times: dict[str, list[float]] = {name: [] for name in passes}
+    for _ in range(rounds):
+        for name, run in passes.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def _ratio(slower: list[float] | None, faster: list[float] | None) -> float | None:
+    """The median over rounds of the ratio within a round."""
+    if slower is None or faster is None:
+        return None
+    return median(a / b for a, b in zip(slower, faster, strict=True))
+
+
+def _training_step(cfg: DictConfig, device: str) -> list[dict[str, Any]]:
+    """A ResNet-18 for 32 pixels, batch 256, 4 views: without SIGReg, with ours, with lightly's."""
+    from torchvision.models import resnet18
+
+    encoder = resnet18(num_classes=64)
+    encoder.conv1, encoder.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    encoder = encoder.to(device)
+    V, N = cfg.views, cfg.batch_size
+    images = torch.randn(V * N, 3, 32, 32, device=device)
+    case = Case(V, N, 64, 1024)
+    regularizers = {"without": None} | {n: IMPLEMENTATIONS[n](case) for n in ("eager", RIVAL)}
+
+    def train(regularizer: Any) -> None:
+        z = encoder(images).reshape(V, N, -1)
+        loss = (z - z.mean(0)).square().mean()
+        if regularizer is not None:
+            loss = loss + regularizer(z)
+        loss.backward()
+        encoder.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    passes = {name: lambda r=r: train(r) for name, r in regularizers.items()}  # type: ignore[misc]
+    _in_turns(passes, 1)
+    times = _in_turns(passes, cfg.step_rounds)
+    return [
+        {
+            "implementation": name,
+            "ms": 1e3 * median(seconds),
+            "added_ms": 1e3 * median(a - b for a, b in zip(seconds, times["without"], strict=True)),
+        }
+        for name, seconds in times.items()
+    ]
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Every shape, then growth, then the training step."""
+    shapes = frame[frame.case != STEP]
+    compiled = shapes[shapes.implementation.isin(COMPILED)].case.unique()
+    columns = ["ms", "x_projection", "faster_than_lightly", "faster_than_compiled", "extra_mib", "note"]
+    parts = []
+    for case, rows in shapes.groupby("case", sort=False):
+        if case in compiled or not len(compiled):  # the others are for the slopes
+            shown = rows.set_index("implementation").reindex(columns=columns)
+            parts.append(f"(V, N, D, K) = ({', '.join(str(case).split('x'))})\n\n{markdown(shown)}")
+    parts.append(_growth(shapes))
+    training = frame[frame.case == STEP]
+    if len(training):
+        shown = training.set_index("implementation")[["ms", "added_ms"]].round(0)
+        parts.append(f"A training step (ResNet-18, 32 pixels)\n\n{markdown(shown)}")
+    return "\n\n".join(parts)
+
+
+def _parsed(frame: pd.DataFrame) -> pd.DataFrame:
+    cases = pd.DataFrame([Case.parse(c) for c in frame.case], index=frame.index)
+    return pd.concat([frame[["implementation", "ms", "extra_mib"]], cases], axis=1).dropna(subset=["ms"])
+
+
+def _series(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """The rows that differ in `axis` alone: the largest such family of shapes."""
+    others = [c for c in Case._fields if c != axis]
+    eager = frame[frame.implementation == "eager"]
+    families = eager.groupby(others)[axis].nunique()
+    if not len(families) or families.max() < 2:
+        return frame.iloc[:0]
+    chosen = dict(zip(others, families.idxmax(), strict=True))
+    return frame[(frame[others] == pd.Series(chosen)).all(axis=1)].sort_values(axis)
+
+
+def _growth(frame: pd.DataFrame) -> str:
+    """Slopes on log-log axes, and what 65 points cost beyond the projection against 17."""
+    parsed, slopes = _parsed(frame), {}
+    for axis in ("N", "K"):
+        for name, rows in _series(parsed, axis).groupby("implementation"):
+            if len(rows) > 1:
+                slope = np.polyfit(np.log(rows[axis]), np.log(rows.ms), 1)[0]
+                slopes.setdefault(name, {})[f"slope in {axis}"] = round(float(slope), 2)
+    points = _series(parsed, "points").pivot_table(index="points", columns="implementation", values="ms")
+    if {GRID, 65} <= set(points.index):
+        knots = points.sub(points[FLOOR], axis=0)
+        for name in knots.columns.drop(FLOOR):
+            slopes.setdefault(name, {})["65 points / 17"] = round(
+                float(knots[name][65] / knots[name][GRID]), 2
+            )
+    return f"Growth\n\n{markdown(pd.DataFrame(slopes).T)}" if slopes else ""
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    """Time and memory against N, K and points, log-log."""
+    parsed = _parsed(frame[frame.case != STEP])
+    fig, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained", squeeze=False)
+    for column, axis in enumerate(("N", "K", "points")):
+        series = _series(parsed, axis)
+        for row, (value, label) in enumerate((("ms", "milliseconds"), ("extra_mib", "peak extra MiB"))):
+            ax = axes[row][column]
+            for name, rows in series.groupby("implementation", sort=False):
+                ax.plot(rows[axis], rows[value], marker="o", markersize=3, label=name)
+            ax.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
+    axes[0][0].legend(fontsize=7)
+    return fig
