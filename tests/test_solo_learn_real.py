@@ -7,6 +7,7 @@ lightning and torchmetrics this interpreter has are the dependency set that is t
 from __future__ import annotations
 
 import csv
+import difflib
 import importlib.util
 import os
 import subprocess
@@ -263,3 +264,18 @@ def test_every_config_composes_with_the_clones_augmentations(config: Path, tmp_p
     assert done.returncode == 0, done.stderr[-3000:]
     assert "method: lejepa" in done.stdout
     assert "crop_size" in done.stdout
+
+
+@pytest.mark.parametrize("replaced", ["byol", "dino"])
+def test_our_config_differs_from_the_hosts_by_the_lines_the_readme_shows(replaced: str) -> None:
+    assert CLONE is not None
+    theirs = _settings(CLONE / "scripts" / "pretrain" / "cifar" / f"{replaced}.yaml")
+    ours = _settings(CONFIGS / "pretrain" / "cifar" / "lejepa.yaml")
+    difference = list(difflib.unified_diff(theirs, ours, n=0, lineterm=""))[2:]
+    shown = "\n".join(line for line in difference if not line.startswith("@@"))
+    assert f"```diff\n{shown}\n```" in (CONFIGS / "README.md").read_text()
+
+
+def _settings(config: Path) -> list[str]:
+    lines = [line.split("#")[0].rstrip() for line in config.read_text().splitlines()]
+    return [line for line in lines if line]
