@@ -36,7 +36,8 @@ def register() -> None:
     if METHODS.get("lejepa") is methods.LeJEPA:
         return
     METHODS["lejepa"] = methods.LeJEPA
-    METHODS.update({f"{name}+sigreg": methods.with_sigreg(METHODS[name]) for name in EXTENDED})
+    for name in METHODS.keys() & EXTENDED:  # a clone may be older than some of them
+        METHODS[f"{name}+sigreg"] = methods.with_sigreg(METHODS[name])
 
     # main_pretrain.py rejects a wrong number of large crops by a bare assert before it builds the
     # method; the Checkpointer's turn at the config is the last one before that.
