@@ -30,4 +30,4 @@ def create(name: str) -> tuple[nn.Module, int]:
     with torch.no_grad():
         size = 224 if "vit" in name else 64
         dim = model.eval()(torch.zeros(1, 3, size, size)).shape[1]
-    return model, dim
+    return model.train(), dim

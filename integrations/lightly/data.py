@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ import torchvision
 from lightly.data import LightlyDataset
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 from PIL import Image
-from sigreg_adapters.lightly import LeJEPATransform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
+
+from sigreg_adapters.lightly import LeJEPATransform
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,11 @@ class Images:
         )
 
 
-class _Digits(Dataset[tuple[Image.Image, int]]):
+class _Digits(Dataset[Any]):
+    """Digits as a torchvision data set: images with an optional `transform`."""
+
+    transform: Callable[[Image.Image], Any] | None = None
+
     def __init__(self, indices: np.ndarray, pixels: np.ndarray, labels: np.ndarray) -> None:
         grey = (pixels[indices] * (255 / 16)).astype(np.uint8)
         self.images = [Image.fromarray(image).convert("RGB") for image in grey]
@@ -62,8 +68,9 @@ class _Digits(Dataset[tuple[Image.Image, int]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, i: int) -> tuple[Image.Image, int]:
-        return self.images[i], int(self.labels[i])
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        image = self.images[i]
+        return image if self.transform is None else self.transform(image), int(self.labels[i])
 
 
 def digits() -> Images:
@@ -102,7 +109,9 @@ def folder(path: Path, size: int) -> Images:
     """An image folder `path/train/<class>/*` and `path/test/<class>/*`."""
     for split in ("train", "test"):
         if not (path / split).is_dir():
-            raise SystemExit(f"--data {path}: no folder {path / split}; expected {path}/train/<class>/<image>")
+            raise SystemExit(
+                f"--data {path}: no folder {path / split}; expected {path}/train/<class>/<image>"
+            )
     train, test = (torchvision.datasets.ImageFolder(str(path / split)) for split in ("train", "test"))
     view = {"gaussian_blur": 0.0, "solarization_prob": 0.1, "normalize": IMAGENET_NORMALIZE}
     return Images(train, test, size=size, view=view, global_scale=(0.2, 1.0), local_scale=(0.08, 0.4))
@@ -110,14 +119,23 @@ def folder(path: Path, size: int) -> Images:
 
 def load(name: str, size: int = 32) -> Images:
     """digits, cifar10 or the path of an image folder."""
-    return {"digits": digits, "cifar10": cifar10}[name]() if name in ("digits", "cifar10") else folder(Path(name), size)
+    return (
+        {"digits": digits, "cifar10": cifar10}[name]()
+        if name in ("digits", "cifar10")
+        else folder(Path(name), size)
+    )
+
+
+def _lightly(dataset: Dataset[Any], transform: Callable[[Image.Image], Any]) -> LightlyDataset:
+    """As a LightlyDataset, which sets the transform on the data set it is given: on a copy, then."""
+    return LightlyDataset.from_torch_dataset(copy.copy(dataset), transform=transform)
 
 
 def views_loader(
     images: Images, num_global: int, num_local: int, batch_size: int, workers: int
 ) -> DataLoader[Any]:
     """lightly's batches: (list of views, labels, file names)."""
-    dataset = LightlyDataset.from_torch_dataset(images.train, transform=images.transform(num_global, num_local))
+    dataset = _lightly(images.train, images.transform(num_global, num_local))
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -131,7 +149,7 @@ def views_loader(
 @torch.no_grad()
 def embed(backbone: torch.nn.Module, images: Images, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings and labels of a split, without augmentation."""
-    dataset = LightlyDataset.from_torch_dataset(getattr(images, split), transform=images.plain())
+    dataset = _lightly(getattr(images, split), images.plain())
     backbone.eval()
     batches = [(backbone(x).flatten(1), y) for x, y, _ in DataLoader(dataset, batch_size=256)]
     features, labels = zip(*batches, strict=True)

@@ -14,8 +14,9 @@ from lightly.loss import DINOLoss, NegativeCosineSimilarity
 from lightly.models import modules as heads
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 from lightly.utils.scheduler import CosineWarmupScheduler, cosine_schedule
-from sigreg_adapters.lightly import LeJEPALoss
 from torch import Tensor, nn
+
+from sigreg_adapters.lightly import LeJEPALoss
 
 Batch = tuple[list[Tensor], Tensor, list[str]]
 
@@ -24,7 +25,12 @@ class LeJEPA(pl.LightningModule):
     """One encoder, one projector, one loss with one hyperparameter."""
 
     def __init__(
-        self, backbone: nn.Module, dim: int, num_global: int, lambda_param: float = 0.05, lr: float | None = None
+        self,
+        backbone: nn.Module,
+        dim: int,
+        num_global: int,
+        lambda_param: float = 0.05,
+        lr: float | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -41,6 +47,7 @@ class LeJEPA(pl.LightningModule):
             prog_bar=True,
             on_step=False,
             on_epoch=True,
+            batch_size=len(views[0]),
         )
         return loss.total
 
@@ -73,11 +80,9 @@ class BYOL(pl.LightningModule):
         x0, x1 = batch[0][:2]
         p0, p1 = (self.prediction_head(self.projection_head(self.backbone(x).flatten(1))) for x in (x0, x1))
         with torch.no_grad():
-            z0, z1 = (
-                self.projection_head_momentum(self.backbone_momentum(x).flatten(1)) for x in (x0, x1)
-            )
+            z0, z1 = (self.projection_head_momentum(self.backbone_momentum(x).flatten(1)) for x in (x0, x1))
         loss: Tensor = 0.5 * (self.criterion(p0, z1) + self.criterion(p1, z0))
-        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True)
+        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch[1]))
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -107,7 +112,7 @@ class DINO(pl.LightningModule):
             teacher = [self.teacher_head(self.teacher_backbone(x).flatten(1)) for x in views[:2]]
         student = [self.student_head(self.backbone(x).flatten(1)) for x in views]
         loss: Tensor = self.criterion(teacher, student, epoch=self.current_epoch)
-        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True)
+        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch[1]))
         return loss
 
     def on_after_backward(self) -> None:
@@ -132,7 +137,7 @@ class SimSiam(pl.LightningModule):
         z0, z1 = (self.projection_head(self.backbone(x).flatten(1)) for x in batch[0][:2])
         p0, p1 = self.prediction_head(z0), self.prediction_head(z1)
         loss: Tensor = 0.5 * (self.criterion(p0, z1.detach()) + self.criterion(p1, z0.detach()))
-        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True)
+        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch[1]))
         return loss
 
     def configure_optimizers(self) -> Any:

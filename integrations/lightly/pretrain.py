@@ -4,16 +4,20 @@
     python -m integrations.lightly.pretrain --method byol --data cifar10 --backbone resnet18 --epochs 200
     python -m integrations.lightly.pretrain --data PATH      # PATH/train/<class>/*, PATH/test/<class>/*
 
-Writes checkpoints and metrics.csv to --out; --resume goes on from the last checkpoint there.
+Writes last.ckpt and log/version_*/metrics.csv to --out; --resume goes on from that checkpoint and
+starts the next version of the log.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
 
@@ -59,12 +63,24 @@ def build(args: argparse.Namespace) -> pl.LightningModule:
     return recipe(backbone, dim, args.lr)
 
 
+def _quiet() -> None:
+    """Lightning greets with the hardware and a tip; the progress bar says enough."""
+    for name in (
+        "pytorch_lightning.utilities.rank_zero",
+        "pytorch_lightning.trainer.connectors.signal_connector",
+    ):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def pretrain(args: argparse.Namespace, images: data.Images) -> pl.LightningModule:
     """Train and return the method; its `.backbone` is the encoder."""
     last = args.out / "last.ckpt"
     if args.resume and not last.exists():
         raise SystemExit(f"--resume: there is no checkpoint {last}; leave --resume out to start anew")
+    _quiet()
     pl.seed_everything(args.seed, workers=True, verbose=False)
+    if not torch.cuda.is_available():  # leave the loader's processes a core each: threads that wait spin
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.devices - args.workers))
     model = build(args)
     loader = data.views_loader(
         images, args.num_global, args.views - args.num_global, args.batch_size, args.workers
@@ -74,7 +90,7 @@ def pretrain(args: argparse.Namespace, images: data.Images) -> pl.LightningModul
         accelerator="auto",
         devices=args.devices,
         precision=args.precision,
-        logger=CSVLogger(args.out, name="", version=""),
+        logger=CSVLogger(args.out, name="log"),
         callbacks=[
             ModelCheckpoint(args.out, save_last=True, save_top_k=0, enable_version_counter=False),
             TQDMProgressBar(refresh_rate=1),
@@ -84,11 +100,21 @@ def pretrain(args: argparse.Namespace, images: data.Images) -> pl.LightningModul
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # sized for two cores on purpose
+        warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch
         trainer.fit(model, loader, ckpt_path=last if args.resume else None)
     return model
 
 
+def log_of(model: pl.LightningModule) -> Path:
+    """The CSV log of the run that trained `model`: a row an epoch."""
+    return Path(str(model.trainer.log_dir)) / "metrics.csv"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse(arguments)
+    model = pretrain(args, data.load(args.data, args.size))
+    print(f"checkpoint: {args.out / 'last.ckpt'}\nlog: {log_of(model)}")
+
+
 if __name__ == "__main__":
-    args = parse()
-    pretrain(args, data.load(args.data, args.size))
-    print(f"checkpoint: {args.out / 'last.ckpt'}\nlog: {args.out / 'metrics.csv'}")
+    main()

@@ -1,0 +1,32 @@
+# The two commands of the README, and the long ones.  Each creates .venv when there is none.
+PYTHON ?= python3
+BIN := .venv/bin
+# A worker process beside each core's thread: threads that wait for one another spin.
+TEST_ENV := OMP_NUM_THREADS=1
+
+.PHONY: demo test lint test-long mutations clean
+
+demo: .venv/installed
+	$(BIN)/python -m integrations.lightly.demo
+
+test: lint
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not long"
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-long: .venv/installed
+	$(TEST_ENV) HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m long
+
+mutations: .venv/installed
+	$(TEST_ENV) $(BIN)/python -m tests.mutations
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,127 @@
+"""SIGReg: its contract, whatever the statistic."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from sigreg import SIGReg
+from sigreg.univariate import epps_pulley
+
+
+def embeddings(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_gaussian_sits_on_the_floor():
+    value = SIGReg(num_slices=512)(embeddings(16, 256, 64))
+    torch.testing.assert_close(value, torch.tensor(1.0525), rtol=0, atol=0.05)
+
+
+def test_the_value_is_the_mean_of_the_statistic_over_slices():
+    sigreg = SIGReg(num_slices=9).eval()
+    z = embeddings(3, 20, 5)
+    A = sigreg.directions(5, 9, seed=0, step=0, dtype=torch.float32)
+    torch.testing.assert_close(sigreg(z), epps_pulley(z @ A).mean())
+
+
+def test_new_slices_at_every_training_step_and_the_same_ones_in_eval():
+    sigreg, z = SIGReg(num_slices=8), embeddings(32, 4)
+    assert len({sigreg(z).item() for _ in range(4)}) == 4
+    sigreg.eval()
+    assert len({sigreg(z).item() for _ in range(4)}) == 1
+    assert int(sigreg.step) == 4
+
+
+def test_the_global_generator_is_not_touched():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    SIGReg(num_slices=8)(embeddings(32, 4))
+    torch.testing.assert_close(torch.get_rng_state(), before)
+
+
+def test_seeds_tell_modules_apart_and_steps_tell_calls_apart():
+    z = embeddings(32, 4)
+    values = {SIGReg(num_slices=8, seed=seed)(z).item() for seed in range(5)}
+    assert len(values) == 5
+
+
+def test_a_copy_of_the_state_continues_the_stream():
+    z, first, second = embeddings(32, 4), SIGReg(num_slices=8), SIGReg(num_slices=8, seed=7)
+    first(z)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert set(first.state_dict()) == {"seed", "step"}
+    torch.testing.assert_close(first(z), second(z), rtol=0, atol=0)
+
+
+def test_a_callable_is_a_statistic():
+    sigreg = SIGReg(lambda x: x.mean(-2).square(), num_slices=8)
+    torch.testing.assert_close(sigreg(torch.zeros(16, 4)), torch.tensor(0.0))
+
+
+def test_a_callable_chooses_directions():
+    def axes(D, K, *, seed, step, device, dtype):
+        return torch.eye(D, K, device=device, dtype=dtype)
+
+    z = embeddings(16, 4)
+    torch.testing.assert_close(SIGReg(directions=axes, num_slices=4)(z), epps_pulley(z).mean())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_any_floating_dtype_in_and_its_gradient_back(dtype):
+    z = embeddings(2, 32, 8).to(dtype).requires_grad_()
+    loss = SIGReg(num_slices=16)(z)
+    loss.backward()
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert z.grad.dtype == dtype
+    assert z.grad.isfinite().all()
+    assert z.grad.any()
+
+
+def test_autocast_does_not_lower_the_precision():
+    sigreg, z = SIGReg(num_slices=16).eval(), embeddings(64, 8)
+    exact = sigreg(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(sigreg(z), exact, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_embeddings_give_a_non_finite_loss(bad):
+    z = embeddings(32, 8)
+    z[3, 2] = bad
+    assert not SIGReg(num_slices=16)(z).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("z", "error", "says"),
+    [
+        (torch.zeros(8), ValueError, r"\(8,\)"),
+        (torch.zeros(1, 8), ValueError, "N >= 2"),
+        (torch.zeros(0, 8), ValueError, r"\(0, 8\)"),
+        (torch.zeros(8, 8, dtype=torch.int64), TypeError, "int64"),
+        ([[0.0, 1.0]], TypeError, "list"),
+    ],
+)
+def test_bad_embeddings_are_named(z, error, says):
+    with pytest.raises(error, match=says):
+        SIGReg(num_slices=4)(z)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"num_slices": 0}, ValueError, "num_slices=0"),
+        ({"statistic": "epps"}, ValueError, "epps_pulley"),
+        ({"directions": "random"}, ValueError, "gaussian"),
+        ({"backend": "cuda"}, ValueError, "eager"),
+        ({"group": "world"}, ValueError, "auto"),
+        ({"t_max": -1.0}, ValueError, "t_max"),
+        ({"num_points": 1}, ValueError, "num_points"),
+        ({"grid": "fine"}, ValueError, "reference"),
+        ({"knots": 17}, TypeError, "knots"),
+    ],
+)
+def test_bad_settings_are_named_at_construction(settings, error, says):
+    with pytest.raises(error, match=says):
+        SIGReg(**settings)
