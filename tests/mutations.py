@@ -122,7 +122,7 @@ class FirstFailure:
             self.name = f"{report.nodeid} (import)"
 
 
-def tests_fail_by(copy: Path, files: list[str], k: str = "") -> str:
+def tests_fail_by(copy: Path, files: list[str], k: str) -> str:
     """The first test that fails in the copy, in a fork; "" when all pass."""
     read, write = os.pipe()
     if child := os.fork():
@@ -168,7 +168,7 @@ def main(words: list[str]) -> int:
         for name in ("sigreg", "tests"):
             shutil.copytree(ROOT / name, copy / name, ignore=ignore)
         shutil.copy(ROOT / "pyproject.toml", copy)
-        failure = tests_fail_by(copy, sorted({m.seen_by for m in chosen}))
+        failure = tests_fail_by(copy, sorted({m.seen_by for m in chosen}), "")
         if failure:
             print(f"nothing to learn: without any mutant, {failure} fails")
             return 1

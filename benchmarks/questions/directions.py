@@ -1,0 +1,111 @@
+"""How far is a K-slice estimate from exact_sigreg, and which directions bring it closer?
+
+One batch of embeddings, its exact value, and the estimate at many steps: bias and variance.  Gain is
+the variance of K independent slices (known from the values of single slices) over the measured one.
+"""
+
+import time
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from torch import Tensor
+
+from benchmarks.report import markdown
+from sigreg.directions import DIRECTIONS, by_name
+from sigreg.multivariate import exact_sigreg
+from sigreg.univariate import epps_pulley
+
+GRID = {"t_max": 5.0, "num_points": 21}  # close enough to the whole line, which exact_sigreg integrates
+
+
+def embeddings(N: int, D: int, seed: int) -> dict[str, Tensor]:
+    """N(0, I), and what an encoder gives early on: a falling spectrum, heavy tails, off-center."""
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(2, N, D, generator=generator)
+    spectrum = torch.arange(1, D + 1).float() ** -0.5
+    spectrum *= (D / spectrum.square().sum()).sqrt()
+    tails = torch.randn(N, 1, generator=generator).abs() + 0.3
+    return {"gaussian": normal[0], "anisotropic": normal[1] * spectrum * tails + 0.2}
+
+
+def check(cfg: DictConfig) -> None:
+    by_name(cfg.directions)
+
+
+def measure(cfg: DictConfig) -> list[dict[str, Any]]:
+    """Bias and variance of the estimate over `repeats` steps, for both kinds of embeddings."""
+    draw, K = by_name(cfg.directions), cfg.num_slices
+    batches = embeddings(cfg.N, cfg.D, cfg.seed)
+    z = torch.stack(list(batches.values()))
+    exact = exact_sigreg(z)  # (2,)
+    draw(cfg.D, K)  # once for what is cached
+    values, seconds = [], 0.0
+    for step in range(cfg.repeats):
+        start = time.perf_counter()
+        A = draw(cfg.D, K, seed=cfg.seed, step=step)
+        seconds += time.perf_counter() - start
+        values.append(epps_pulley(z @ A, **GRID))  # (2, K)
+    slices = torch.stack(values).double()  # (repeats, 2, K)
+    estimates = slices.mean(-1)
+    variance, single = estimates.var(0), slices.transpose(1, 2).reshape(-1, 2).var(0)
+    error = (variance / cfg.repeats).sqrt()
+    return [
+        {
+            "embeddings": name,
+            "exact": float(exact[i]),
+            "bias": float(estimates[:, i].mean() - exact[i]),
+            "standard_error": float(error[i]),
+            "variance": float(variance[i]),
+            "slice_variance": float(single[i]),
+            "draw_ms": 1e3 * seconds / cfg.repeats,
+        }
+        for i, name in enumerate(batches)
+    ]
+
+
+def _gains(frame: pd.DataFrame) -> pd.DataFrame:
+    """Variance of independent slices over the measured one, both averaged over seeds."""
+    by = ["embeddings", "directions", "D", "num_slices"]
+    mean = frame.groupby(by)[["variance", "slice_variance", "draw_ms"]].mean().reset_index()
+    mean["gain"] = mean.slice_variance / mean.num_slices / mean.variance
+    return mean
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Gain in variance over independent slices; then what a draw costs, and the bias."""
+    mean = _gains(frame)
+    gain = mean.pivot(index=["embeddings", "D", "directions"], columns="num_slices", values="gain")
+    gain.columns = [f"K={k}" for k in gain.columns]
+    largest = mean[mean.num_slices == mean.num_slices.max()]
+    cost = largest.groupby(["D", "directions"]).draw_ms.mean().unstack()
+    cost.columns = [f"{name}, ms" for name in cost.columns]
+    scores = (frame.bias / frame.standard_error).abs()
+    bias = (
+        f"|bias| is within 2 standard errors in {100 * (scores < 2).mean():.0f} % of the {len(frame)} rows "
+        f"(95 % is chance), at most {scores.max():.1f}; without noise it is below "
+        f"{100 * (frame.bias.abs() / frame.exact).median():.2f} % of the value in half of them."
+    )
+    one_draw = f"One draw at K={mean.num_slices.max()}:"
+    return "\n\n".join([markdown(gain.round(2)), one_draw, markdown(cost.round(2)), bias])
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    """Gain against K: one panel for each kind of embeddings, one line for each directions and D."""
+    mean = _gains(frame)
+    picture = Figure(figsize=(9, 3.8))
+    panels = picture.subplots(1, 2, sharey=True)
+    colors = dict(zip(DIRECTIONS, ("C7", "C0", "C1"), strict=False))
+    styles = dict(zip(sorted(mean.D.unique()), (":", "--", "-"), strict=False))
+    for ax, (name, rows) in zip(panels, mean.groupby("embeddings"), strict=False):
+        for (kind, D), line in rows.groupby(["directions", "D"]):
+            ax.plot(
+                line.num_slices, line.gain, styles.get(D, "-"), c=colors.get(kind), label=f"{kind}, D={D}"
+            )
+        ax.set(title=f"{name} embeddings", xlabel="slices K", xscale="log", yscale="log")
+        ax.grid(alpha=0.3)
+    panels[0].set_ylabel("gain in variance over independent slices")
+    panels[-1].legend(fontsize=7)
+    return picture
