@@ -92,7 +92,7 @@ def pretrain(args: argparse.Namespace, images: data.Images) -> pl.LightningModul
         precision=args.precision,
         logger=CSVLogger(args.out, name="log"),
         callbacks=[
-            ModelCheckpoint(args.out, save_last=True, save_top_k=0, enable_version_counter=False),
+            ModelCheckpoint(args.out, "last", save_on_train_epoch_end=True, enable_version_counter=False),
             TQDMProgressBar(refresh_rate=1),
         ],
         log_every_n_steps=len(loader),
@@ -100,6 +100,7 @@ def pretrain(args: argparse.Namespace, images: data.Images) -> pl.LightningModul
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # sized for two cores on purpose
+        warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # the last checkpoint is replaced
         warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch
         trainer.fit(model, loader, ckpt_path=last if args.resume else None)
     return model
