@@ -183,7 +183,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         series = _series(parsed, axis)
         for row, (value, label) in enumerate((("ms", "milliseconds"), ("extra_mib", "peak extra MiB"))):
             ax = axes[row][column]
-            for name, rows in series.groupby("implementation", sort=False):
+            for name, rows in series.dropna(subset=[value]).groupby("implementation", sort=False):
                 ax.plot(rows[axis], rows[value], marker="o", markersize=3, label=name)
             ax.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
     axes[0][0].legend(fontsize=7)
