@@ -106,5 +106,6 @@ def sliced_epps_pulley(
 ) -> Tensor:
     """The mean of the statistic of z @ A over views and slices: `(V, N, D)`, `(D, K)` -> scalar."""
     C, S = _ProjectedSums.apply(z, A, t_max / (num_points - 1), num_points - 1)
-    (C, S), N = ranks.sum(C.flatten(1), S.flatten(1), count=z.shape[1])
+    # Messages are (V, P, K) in every backend: a rank may run compiled beside one that does not.
+    (C, S), N = ranks.sum(C.permute(2, 0, 1), S.permute(2, 0, 1), count=z.shape[1])
     return epps_pulley_from_sums(C, S, N, t_max, num_points, unbiased).mean()
