@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -426,3 +427,14 @@ def test_a_rank_that_does_not_come_is_an_error_after_the_timeout():
 
 def test_the_problem_of_a_test_depends_on_its_seed_only():
     assert_close(Problem().batch(), replace(Problem(), D=7).batch())
+
+
+def test_every_test_that_the_document_names_exists():
+    here = Path(__file__).parent
+    named = set(re.findall(r"test_\w+(?![\w.])", (here.parent / "docs" / "distributed.md").read_text()))
+    defined = {
+        name for file in here.glob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    files = {file.stem for file in here.glob("test_*.py")}
+    assert len(named) > 20
+    assert named - defined - files == set()
