@@ -198,8 +198,11 @@ def check(cfg: DictConfig) -> None:
     data.check(cfg.data, cfg.data_root)
     images = _images(cfg)
     probes.check(cfg.labels, images.train_labels.numpy())
-    if len(images.train) < cfg.batch_size:
-        raise ValueError(f"batch_size={cfg.batch_size} is more than the {len(images.train)} training images")
+    if len(images.train) < cfg.batch_size * cfg.devices:
+        raise ValueError(
+            f"batch_size={cfg.batch_size} on each of {cfg.devices} devices is more than the "
+            f"{len(images.train)} training images"
+        )
 
 
 def _images(cfg: DictConfig) -> data.Images:
@@ -212,7 +215,8 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     loader = DataLoader(
         _Batches(images.train), cfg.batch_size, shuffle=True, drop_last=True, collate_fn=_same
     )
-    model = Pretraining(cfg, images.train, steps=cfg.epochs * len(loader))
+    steps = cfg.epochs * (len(images.train) // (cfg.batch_size * cfg.devices))
+    model = Pretraining(cfg, images.train, steps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on workers and logging intervals
         trainer = L.Trainer(
@@ -229,7 +233,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
         trainer.fit(model, loader)
     losses = {key: float(trainer.callback_metrics[key]) for key in ("loss", "prediction", "sigreg")}
     train, test = embedded(model, images, cfg)
-    return {"method": "lejepa", "steps": trainer.global_step, **losses, **probed(train, test, images, cfg)}
+    return {"method": "lejepa", "steps": steps, **losses, **probed(train, test, images, cfg)}
 
 
 def _same(batch: Tensor) -> Tensor:

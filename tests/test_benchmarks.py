@@ -172,11 +172,12 @@ def test_a_row_cut_off_in_the_middle_is_dropped(tmp_path):
 def test_a_new_column_keeps_the_old_rows(tmp_path):
     table = Table("t", tmp_path)
     table.append([{"seed": 0, "x": 1}])
+    assert table.missing([{"seed": 0, "momentum": None}]) == [], "null must match a row that lacks the column"
     table.append([{"seed": 1, "momentum": 0.9, "x": 2}])
     table.append([{"seed": 2, "x": 3}])
     assert [row["x"] for row in table.rows()] == ["1", "2", "3"]
     assert [row["momentum"] for row in table.rows()] == ["", "0.9", ""]
-    assert table.missing([{"seed": 0, "momentum": None}]) == [], "null must match a row that lacks the column"
+    assert table.missing([{"seed": 0, "momentum": None}, {"seed": 1, "momentum": 0.9}]) == []
     assert table.missing([{"seed": 0, "momentum": 0.9}]) != []
 
 
@@ -190,7 +191,7 @@ def test_equal_settings_are_equal_however_they_are_written(tmp_path):
 
 def _append(folder, process):
     for i in range(20):
-        Table("t", folder).append([{"process": process, "i": i, f"column{process}": "x" * 200}])
+        Table("t", folder).append([{"process": process, "i": i, f"column {process} {i}": "new"}])
 
 
 def test_many_processes_lose_no_row(tmp_path):

@@ -163,6 +163,13 @@ def test_a_small_stem_keeps_the_resolution_of_small_images():
         assert net.forward_features(x).shape == (2, features, side, side)
 
 
+@pytest.mark.long
+def test_two_devices_are_lightning_s_to_manage():
+    row = training.measure(config("devices=2", "batch_size=32", "labels=[1]"))
+    assert row["steps"] == 3
+    assert row["loss"] == pytest.approx(0.95 * row["prediction"] + 0.05 * row["sigreg"], rel=1e-4)
+
+
 def test_a_run_that_diverged_says_so():
     row = training.measure(config("lr=1e30", "epochs=2"))
     assert row["diverged"] is True

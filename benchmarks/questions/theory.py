@@ -63,7 +63,7 @@ def theorem1(effort: int, rng: np.random.Generator) -> Iterator[Point]:
 
     A ball of radius r has its mean displaced by r^2/(D+2) grad log p, so the bias is (r^2/(D+2))^2 J(p).
     """
-    r, D, n, queries = 0.15, 2, 20_000 * effort, 1000 * effort
+    r, D, n, queries = 0.15, 2, 20_000 * effort, 3000 * effort
     for kappa in (1, 2, 4, 8):
         sd = np.sqrt(_spectrum(kappa, D))
         yield (
