@@ -237,7 +237,7 @@ def test_knn_is_evaluated_online_and_by_main_knn(pretrained: Path, images: Path,
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("augmentations.1.crop_size=64", "give the others another crop_size"),
+        ("augmentations.1.crop_size=48", "give the others another crop_size"),
         ("backbone.name=vit_tiny", "set backbone.kwargs.dynamic_img_size: true"),
         ("+method_kwargs.lambda_param=2", "lambda_param=2 must lie in [0, 1]"),
     ],
