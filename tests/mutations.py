@@ -103,6 +103,7 @@ class FirstFailure:
     name = ""
 
     def pytest_sessionstart(self) -> None:
+        torch.set_num_threads(1)  # after conftest; more would only wait for each other on a busy machine
         quick = hypothesis.settings(
             max_examples=25,
             deadline=None,
@@ -139,7 +140,6 @@ def tests_fail_by(copy: Path, files: list[str], k: str) -> str:
         sys.path.insert(0, str(copy))
         for name in [n for n in sys.modules if n.split(".")[0] in ("sigreg", "tests")]:
             del sys.modules[name]
-        torch.set_num_threads(1)
         first = FirstFailure()
         arguments = ["-x", "-q", "-m", "not long", "-p", "no:cacheprovider", "--rootdir", str(copy)]
         arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # hypothesis came with this process
