@@ -35,7 +35,7 @@ def anderson_darling(x: Tensor) -> Tensor:
     Returns:
         `(..., K)`; 1 on average at N(0,1), at any N; (2 log 2 - 1) N for a sample collapsed onto 0.
 
-    Cost: a sort, as for `cramer_von_mises`, and two log cdfs a sample.
+    Cost: a sort, as for `cramer_von_mises`, and two log cdfs a sample: 3.0 to 3.8 times `epps_pulley`.
 
     Raises:
         TypeError: `x` is not a floating-point tensor.
