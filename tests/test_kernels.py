@@ -371,3 +371,14 @@ def test_triton_off_the_gpu_says_what_to_do():
         RuntimeError, match=r"backend='triton' (needs triton|takes float32 embeddings on a GPU)"
     ):
         SIGReg(backend="triton", num_slices=4)(torch.randn(5, 3))
+
+
+def test_many_grids_fit_into_one_process(monkeypatch):
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **kw: compile(f, **kw, backend="eager"))
+    inductor._compiled.cache_clear()
+    theta = torch.randn(5, 6)
+    for P in range(1, 12):  # torch.compile gives up at the ninth variant of one function
+        C, _ = inductor._run(inductor._sums, theta, P=P)
+        assert C.shape == (P, 5)
+    inductor._compiled.cache_clear()

@@ -48,9 +48,9 @@ def _gradient(theta: Tensor, gC: Tensor, gS: Tensor, P: int) -> Tensor:
 @functools.cache
 def _compiled(formula: Callable[..., Any], P: int) -> Callable[..., Any]:
     """The formula for P frequencies and any shape, so that a new batch size costs no new compilation."""
-    # A code object of its own: torch.compile allows each only 8 compilations.
-    function = types.FunctionType(formula.__code__.replace(), formula.__globals__, f"{formula.__name__}_{P}")
-    loop = torch.compile(functools.partial(function, P=P), dynamic=True, fullgraph=True)
+    # A code object of its own, with P bound: torch.compile allows each code object 8 compilations.
+    own = types.FunctionType(formula.__code__.replace(), formula.__globals__, argdefs=(P,))
+    loop = torch.compile(own, dynamic=True, fullgraph=True)
 
     def call(*tensors: Tensor) -> Any:
         try:
