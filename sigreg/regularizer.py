@@ -29,7 +29,8 @@ class SIGReg(nn.Module):
         statistic: the name of one in `sigreg.univariate`, any callable `(..., N, K) -> (..., K)`, or
             a dict of weights over these, e.g. `{"epps_pulley": 1.0, "vcreg": 0.1}`.
         num_slices: directions per call, K.
-        directions: "gaussian", "orthogonal", or a callable
+        directions: "gaussian" (independent, as everywhere), "orthogonal" (recommended: half the variance
+            or less from K = D on), "sobol", or a callable
             `(D, K, *, seed, step, device, dtype) -> (D, K)` with unit columns.
         seed: of the stream of directions; give different modules different seeds to decouple them.
         group: the processes that share a batch: "auto" (the default process group, once there is

@@ -32,8 +32,8 @@ def vasicek_entropy(x: Tensor, *, m: int | None = None) -> Tensor:
         Spacings below 1e-8 count as 1e-8, with gradient 0; SciPy's entropy of ties is -inf.
         An estimate rather than a distance: at large N a normal sample may fall slightly below 0.
 
-    Cost: a sort, as for `cramer_von_mises` (2.1 to 2.9 times `epps_pulley`).  The gradient grows like 1 / spacing: the least smooth
-    member of the family.
+    Cost: a sort, as for `cramer_von_mises` (2.1 to 2.9 times `epps_pulley`).  The gradient grows like
+    1 / spacing: the least smooth member of the family.
 
     Raises:
         TypeError: `x` is not a floating-point tensor.
