@@ -43,16 +43,6 @@ def derivatives(x: Tensor, t_max: float = 3.0, num_points: int = 17) -> tuple[Te
     return first, second.diagonal()
 
 
-wild = st.one_of(
-    strategies.samples(max_size=8, bound=6.0),
-    strategies.samples(max_size=8, bound=1e6),
-    st.tuples(strategies.samples(max_size=8), st.sampled_from([0.0, 1e-6, 1e-3])).map(lambda p: p[0] * p[1]),
-    st.lists(st.floats(0.01, 0.99), min_size=2, max_size=8).map(  # Cauchy
-        lambda u: np.tan(math.pi * (np.array(u) - 0.5))
-    ),
-)
-
-
 def test_the_bounds_of_the_default_grid_are_those_of_the_documentation() -> None:
     assert gradient_bound(3.0, 17) == pytest.approx(5.931, abs=1e-3)
     assert gradient_bound(5.0, 17) == pytest.approx(5.934, abs=1e-3)
@@ -60,7 +50,7 @@ def test_the_bounds_of_the_default_grid_are_those_of_the_documentation() -> None
 
 
 @every_grid
-@given(x=wild)
+@given(x=strategies.wild_samples())
 def test_gradient_and_curvature_stay_bounded_for_any_sample(
     t_max: float, num_points: int, x: np.ndarray
 ) -> None:
