@@ -30,11 +30,12 @@ class LeJEPA(pl.LightningModule):
         dim: int,
         num_global: int,
         lambda_param: float = 0.05,
+        projection_dim: int = 64,
         lr: float | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projection_head = heads.LeJEPAProjectionHead(dim, hidden_dim=512, output_dim=64)
+        self.projection_head = heads.LeJEPAProjectionHead(dim, hidden_dim=512, output_dim=projection_dim)
         self.criterion = LeJEPALoss(lambda_param, gather_distributed=True)
         self.num_global, self.lr = num_global, lr or 2e-3
 

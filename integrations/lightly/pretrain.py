@@ -37,6 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--views", type=int, default=4, help="views of each image (byol and simsiam: 2)")
     parser.add_argument("--num-global", type=int, default=2, help="how many of them are global")
     parser.add_argument("--lambda", type=float, default=0.05, dest="lambda_param", help="weight of SIGReg")
+    parser.add_argument("--projection-dim", type=int, default=64, help="width D of LeJEPA's projection")
     parser.add_argument("--lr", type=float, help="learning rate; the method's own by default")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--precision", default="32-true", help="as Lightning's Trainer takes it")
@@ -58,7 +59,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def build(args: argparse.Namespace) -> pl.LightningModule:
     backbone, dim = backbones.create(args.backbone)
     if args.method == "lejepa":
-        return methods.LeJEPA(backbone, dim, args.num_global, args.lambda_param, args.lr)
+        settings = args.num_global, args.lambda_param, args.projection_dim
+        return methods.LeJEPA(backbone, dim, *settings, lr=args.lr)
     recipe = {"byol": methods.BYOL, "dino": methods.DINO, "simsiam": methods.SimSiam}[args.method]
     return recipe(backbone, dim, args.lr)
 
