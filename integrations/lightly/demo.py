@@ -20,7 +20,7 @@ import torch
 
 from integrations.lightly import data, picture, pretrain, probes
 
-RECIPE = ["--method", "lejepa", "--data", "digits", "--epochs", "40", "--out", "runs/demo"]
+RECIPE = ["--data", "digits", "--epochs", "40", "--projection-dim", "16", "--out", "runs/demo"]
 
 
 def features(backbone: torch.nn.Module, images: data.Images) -> tuple[probes.Split, probes.Split]:
