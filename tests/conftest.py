@@ -1,11 +1,11 @@
-"""Settings every test shares: two threads at most, and hypothesis profiles."""
+"""Settings every test shares: one thread, since the tensors are small, and hypothesis profiles."""
 
 import os
 
 import hypothesis
 import torch
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)
 
 hypothesis.settings.register_profile("everyday", max_examples=25, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("long", max_examples=500, deadline=None, print_blob=True)
