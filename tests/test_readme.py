@@ -38,7 +38,11 @@ def test_every_make_target_and_module_named_exists():
 
 def test_the_demos_numbers_are_the_report_that_is_committed():
     report = json.loads((ROOT / "docs/demo/report.json").read_text())
-    for row, name in (("pixels", "raw pixels"), ("random", "untrained encoder"), ("lejepa", "LeJEPA encoder")):
+    for row, name in (
+        ("pixels", "raw pixels"),
+        ("random", "untrained encoder"),
+        ("lejepa", "LeJEPA encoder"),
+    ):
         cells = [report["knn"][row][n] for n in ("1", "5", "10")]
         line = f"| {name} | " + " | ".join(f"{c['mean']:.3f} ± {c['sd']:.3f}" for c in cells) + " |"
         assert line in README
