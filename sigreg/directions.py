@@ -40,14 +40,17 @@ _MIX2 = _signed(0x94D049BB133111EB)
 
 def _shift(z: Tensor, bits: int) -> Tensor:
     """Logical right shift (torch shifts int64 arithmetically)."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finalizer: 64 bits in, 64 well-mixed bits out; products wrap."""
-    z = (z ^ _shift(z, 30)) * _MIX1
-    z = (z ^ _shift(z, 27)) * _MIX2
-    return z ^ _shift(z, 31)
+    """SplitMix64's finalizer: 64 bits in, 64 well-mixed bits out; products wrap.
+
+    In place after the first step: a fresh half a million numbers at each would cost more than the mixing.
+    """
+    z = (z ^ _shift(z, 30)).mul_(_MIX1)
+    z.bitwise_xor_(_shift(z, 27)).mul_(_MIX2)
+    return z.bitwise_xor_(_shift(z, 31))
 
 
 def random_bits(
@@ -56,15 +59,15 @@ def random_bits(
     """`count` hashed 64-bit integers, a function of (seed, step)."""
     seed, step = (torch.as_tensor(v, dtype=torch.int64, device=device) for v in (seed, step))
     key = _mix(_mix(seed + _GAMMA) + step * _GAMMA)
-    return _mix(key + torch.arange(1, count + 1, device=device) * _GAMMA)
+    return _mix(torch.arange(1, count + 1, device=device).mul_(_GAMMA).add_(key))
 
 
 def normal_numbers(count: int, seed: int | Tensor, step: int | Tensor, device: torch.device | None) -> Tensor:
     """`count` standard normal float32 numbers, a function of (seed, step): Box and Muller, two per hash."""
     bits = random_bits((count + 1) // 2, seed, step, device)
-    radius = (((_shift(bits, 40) + 1) * 2.0**-24).log() * -2).sqrt()  # 24 high bits, never log(0)
-    angle = (bits & 0xFFFFFFFF) * (2 * math.pi * 2.0**-32)
-    return torch.cat([radius * angle.cos(), radius * angle.sin()])[:count]
+    radius = (_shift(bits, 40).add_(1) * 2.0**-24).log_().mul_(-2).sqrt_()  # 24 high bits, never log(0)
+    angle = bits.bitwise_and_(0xFFFFFFFF) * (2 * math.pi * 2.0**-32)
+    return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)])[:count]
 
 
 def gaussian(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from integrations.lightly import data, methods, picture, pretrain, probes
@@ -68,6 +69,22 @@ def test_a_killed_run_goes_on_from_its_last_epoch(images, tmp_path, monkeypatch)
     assert (model.current_epoch, model.global_step) == (2, 4)
     assert int(model.criterion.sigreg.step) == 4
     assert len(pretrain.log_of(model).read_text().splitlines()) == 2  # a header and the second epoch
+
+
+def test_an_image_folder_trains(tmp_path):
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(8):
+                Image.new("RGB", (40, 36), (i * 30, 90, 200)).save(tmp_path / split / name / f"{i}.png")
+    args = pretrain.parse(
+        ["--data", str(tmp_path), "--out", str(tmp_path / "out"), *FEW, "--batch-size", "8"]
+    )
+    images = data.load(args.data, args.size)
+    assert pretrain.pretrain(args, images).global_step == 2
+    features, labels = data.embed(torch.nn.Flatten(), images, "test")
+    assert features.shape == (16, 3 * 32 * 32)
+    assert sorted(labels) == [0] * 8 + [1] * 8
 
 
 def test_a_timm_backbone_trains(images, tmp_path):

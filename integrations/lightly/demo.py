@@ -1,9 +1,11 @@
 """The demo: pretrain on scikit-learn's digits without labels, then ask what the encoder learnt.
 
     python -m integrations.lightly.demo
+    python -m integrations.lightly.demo --method byol --out runs/byol     # or dino, simsiam
 
 Compares k-NN and linear accuracy with 1, 5 and 10 labels a class for raw pixels, the untrained
-encoder and the encoder after LeJEPA; writes report.json and report.png to runs/demo.
+encoder and the encoder after LeJEPA; writes report.json and report.png to runs/demo.  Of another
+method there is the report alone.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
+import time
 from importlib.metadata import version
 from typing import Any
 
@@ -39,7 +43,8 @@ def pixels(images: data.Images) -> tuple[probes.Split, probes.Split]:
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    names = {"pixels": "raw pixels", "random": "untrained encoder", "lejepa": "LeJEPA encoder"}
+    names = {"pixels": "raw pixels", "random": "untrained encoder"}
+    names |= {name: f"{pretrain.NAMES[name]} encoder" for name in results.keys() - names.keys()}
     lines = [f"{'k-NN accuracy, labels a class':30}" + "".join(f"{n:>16}" for n in probes.LABELS)]
     for key, name in names.items():
         cells = (results[key][str(n)] for n in probes.LABELS)
@@ -47,20 +52,22 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    args = pretrain.parse(RECIPE)
+def main(arguments: list[str] | None = None) -> None:
+    args = pretrain.parse([*RECIPE, *(sys.argv[1:] if arguments is None else arguments)])
     images = data.digits()
     torch.manual_seed(args.seed)
     untrained = pretrain.build(args).backbone
     spaces = {"pixels": pixels(images), "random": features(untrained, images)}
+    start = time.perf_counter()
     model = pretrain.pretrain(args, images)
-    spaces["lejepa"] = features(model.backbone, images)
-    log = pd.read_csv(pretrain.log_of(model))
+    seconds = time.perf_counter() - start
+    spaces[args.method] = features(model.backbone, images)
     knn = {name: probes.knn(*space) for name, space in spaces.items()}
     report: dict[str, Any] = {
         "knn": knn,
         "linear": {name: probes.linear(*space) for name, space in spaces.items()},
         "config": {k: str(v) if k == "out" else v for k, v in vars(args).items()},
+        "seconds": round(seconds, 1),
         "versions": {
             name: version(name)
             for name in ("sigreg", "torch", "lightly", "pytorch-lightning", "scikit-learn")
@@ -68,12 +75,14 @@ def main() -> None:
         | {"python": platform.python_version(), "cores": os.cpu_count()},
     }
     (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    projection = torch.nn.Sequential(model.backbone, model.projection_head)
-    picture.draw(log, knn, *spaces["lejepa"][1], data.embed(projection, images, "train")[0]).savefig(
-        args.out / "report.png", dpi=120
-    )
+    if args.method == "lejepa":
+        projection = torch.nn.Sequential(model.backbone, model.projection_head)
+        log = pd.read_csv(pretrain.log_of(model))
+        picture.draw(log, knn, *spaces["lejepa"][1], data.embed(projection, images, "train")[0]).savefig(
+            args.out / "report.png", dpi=120
+        )
     print(f"\n{table(knn)}\n(mean ± sd over {probes.DRAWS} draws of the labels)\n")
-    print(f"wrote {args.out / 'report.json'} and {args.out / 'report.png'}")
+    print("wrote", " and ".join(str(path) for path in sorted(args.out.glob("report.*"))))
 
 
 if __name__ == "__main__":

@@ -23,12 +23,14 @@ from pytorch_lightning.loggers import CSVLogger
 
 from integrations.lightly import backbones, data, methods
 
+NAMES = {"lejepa": "LeJEPA", "byol": "BYOL", "dino": "DINO", "simsiam": "SimSiam"}
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--method", choices=["lejepa", "byol", "dino", "simsiam"], default="lejepa")
+    parser.add_argument("--method", choices=list(NAMES), default="lejepa")
     parser.add_argument("--data", default="digits", help="digits, cifar10 or the path of an image folder")
     parser.add_argument("--size", type=int, default=32, help="side of a view in pixels, for an image folder")
     parser.add_argument("--backbone", default="small", help="small, or any timm model")
