@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -46,3 +47,17 @@ def test_the_demos_numbers_are_the_report_that_is_committed():
         cells = [report["knn"][row][n] for n in ("1", "5", "10")]
         line = f"| {name} | " + " | ".join(f"{c['mean']:.3f} ± {c['sd']:.3f}" for c in cells) + " |"
         assert line in README
+
+
+def test_the_costs_are_the_rows_that_are_committed():
+    frame = pd.read_csv(ROOT / "benchmarks/results/cost.csv")
+    faster = frame.pivot_table(index="case", columns="implementation", values="faster_than_lightly")
+    memory = frame.pivot_table(index="case", columns="implementation", values="extra_mib")
+    rows = re.findall(r"^\| (\d+(?: x \d+){3}) \|(.*)\|$", README, re.MULTILINE)
+    assert len(rows) == 5
+    for name, cells in rows:
+        case = name.replace(" ", "")
+        said = [float(re.search(r"[\d.]+", cell)[0]) for cell in cells.split("|")]
+        measured = [*faster.loc[case, ["eager", "inductor"]], *memory.loc[case, ["eager", "lightly"]]]
+        for a, b in zip(said, measured, strict=True):
+            assert a == pytest.approx(b, rel=0.05), (name, a, b)
