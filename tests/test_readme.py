@@ -61,3 +61,16 @@ def test_the_costs_are_the_rows_that_are_committed():
         measured = [*faster.loc[case, ["eager", "inductor"]], *memory.loc[case, ["eager", "lightly"]]]
         for a, b in zip(said, measured, strict=True):
             assert a == pytest.approx(b, rel=0.05), (name, a, b)
+
+
+def test_the_lightly_readmes_numbers_are_the_reports_that_are_committed():
+    readme = (ROOT / "integrations/lightly/README.md").read_text()
+    for file, method, name in (
+        ("report", "lejepa", "LeJEPA"),
+        ("byol", "byol", "BYOL"),
+        ("dino", "dino", "DINO"),
+        ("simsiam", "simsiam", "SimSiam"),
+    ):
+        report = json.loads((ROOT / f"docs/demo/{file}.json").read_text())
+        cells = [report["knn"][method][n] for n in ("1", "5", "10")]
+        assert f"| {name} | " + " | ".join(f"{c['mean']:.3f} ± {c['sd']:.3f}" for c in cells) + " |" in readme
