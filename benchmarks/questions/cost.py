@@ -186,5 +186,7 @@ def figure(frame: pd.DataFrame) -> Figure:
             for name, rows in series.dropna(subset=[value]).groupby("implementation", sort=False):
                 ax.plot(rows[axis], rows[value], marker="o", markersize=3, label=name)
             ax.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
+            ax.set_xticks(sorted(set(series[axis])), [f"{x:g}" for x in sorted(set(series[axis]))])
+            ax.minorticks_off()
     axes[0][0].legend(fontsize=7)
     return fig
