@@ -29,8 +29,8 @@ class SIGReg(nn.Module):
         statistic: the name of one in `sigreg.univariate`, any callable `(..., N, K) -> (..., K)`, or
             a dict of weights over these, e.g. `{"epps_pulley": 1.0, "vcreg": 0.1}`.
         num_slices: directions per call, K.
-        directions: "gaussian" (independent, as everywhere), "orthogonal" (recommended: half the variance
-            or less from K = D on), "sobol", or a callable
+        directions: "gaussian" (independent, as everywhere), "orthogonal" (recommended: 1.8 times
+            less variance or better from K = D on), "sobol", or a callable
             `(D, K, *, seed, step, device, dtype) -> (D, K)` with unit columns.
         seed: of the stream of directions; give different modules different seeds to decouple them.
         group: the processes that share a batch: "auto" (the default process group, once there is
@@ -39,8 +39,8 @@ class SIGReg(nn.Module):
             times the slices as there are ranks, at the price of gathering the embeddings.
         unbiased: remove the O(1/N) minibatch bias (Epps-Pulley only).
         backend: how Epps-Pulley is computed (every other statistic is plain tensor operations).  "auto"
-            is "triton" on CUDA, if it is installed, and "eager" elsewhere; printing the module shows
-            which.  "inductor" compiles for tens of seconds at the first call, so it waits to be named.
+            is "eager"; printing the module shows it.  "inductor" compiles for tens of seconds at the first
+            call, and "triton" has run under Triton's interpreter only, so both wait to be named.
         **statistic_kwargs: passed on to the statistic, e.g. `t_max=5.0` or `grid="accurate"`.
 
     Shapes:

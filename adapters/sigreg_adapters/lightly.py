@@ -5,7 +5,7 @@ Change the import and nothing else:
     - from lightly.loss import LeJEPALoss
     + from sigreg_adapters.lightly import LeJEPALoss
 
-Tried with lightly 1.6.0 and 1.5.23.
+Tried with lightly 1.6.0.
 """
 
 from __future__ import annotations

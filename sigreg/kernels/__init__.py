@@ -12,7 +12,6 @@ time and memory only.
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -27,11 +26,12 @@ BACKENDS = ("auto", "eager", "inductor", "triton", "triton-tf32", "triton-bf16")
 def chosen(backend: str, device: torch.device) -> str:
     """The backend that runs on a device: what `"auto"` stands for, or the one that was named.
 
-    `"inductor"` is never chosen for anyone: it compiles for tens of seconds at the first call.
+    `"inductor"` is never chosen for anyone: it compiles for tens of seconds at the first call.  Nor is
+    `"triton"`, on any device, until it has run on a GPU and not only under Triton's interpreter.
     """
     if backend != "auto":
         return backend
-    return "triton" if device.type == "cuda" and importlib.util.find_spec("triton") else "eager"
+    return "eager"
 
 
 def sliced_epps_pulley(
