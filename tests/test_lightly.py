@@ -1,15 +1,36 @@
-"""The lightly adapter beside lightly 1.6.0's own classes, with the same directions."""
+"""The lightly adapter beside lightly 1.6.0's own classes, with the same directions.
 
+Older versions lack some of these classes or mean something else by them; such tests are skipped there.
+LIGHTLY_SOURCE names a clone of lightly, whose tests of its LeJEPALoss are then run against ours.
+"""
+
+import copy
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import lightly
 import lightly.loss
 import pytest
 import torch
-from lightly.loss.lejepa_loss import lejepa_invariance_loss
+from lightly.models import modules as heads
 from test_regularizer import embeddings
-from torch import Tensor
+from torch import Tensor, nn
 
-from sigreg_adapters.lightly import LeJEPALoss, LeJEPATransform, SIGReg
+import sigreg_adapters.lightly as ours
+from sigreg_adapters.lightly import LeJEPALoss, LeJEPAProjectionHead, LeJEPATransform, SIGReg
 
+ROOT = Path(__file__).resolve().parent.parent
 SHAPES = [(2, 32, 16), (8, 41, 7), (1, 64, 33)]
+since_1_6 = pytest.mark.skipif(
+    int(lightly.__version__.split(".")[1]) < 6,
+    reason=f"lightly {lightly.__version__}: no LeJEPALoss, or one that leaves the global views out",
+)
 
 
 def with_our_directions(theirs: lightly.loss.SIGReg, ours: SIGReg) -> None:
@@ -44,6 +65,7 @@ def test_sigreg_equals_lightlys(shape, grid, scale):
     assert_same_value_and_gradient(ours, theirs, embeddings(*shape) * scale)
 
 
+@since_1_6
 def test_the_loss_equals_lightlys():
     ours, theirs = LeJEPALoss(0.1).eval(), lightly.loss.LeJEPALoss(0.1)
     with_our_directions(theirs.sigreg, ours.sigreg)
@@ -54,7 +76,10 @@ def test_the_loss_equals_lightlys():
     )
 
 
+@since_1_6
 def test_the_prediction_equals_lightlys_invariance():
+    from lightly.loss.lejepa_loss import lejepa_invariance_loss
+
     z = embeddings(6, 24, 16)
     ours = LeJEPALoss().forward_components(global_proj=z[:2], local_proj=z[2:])
     torch.testing.assert_close(ours.prediction, lejepa_invariance_loss(all_proj=z, global_proj=z[:2]))
@@ -74,6 +99,7 @@ def test_both_call_styles_at_once_or_none_is_an_error():
             LeJEPALoss()(**arguments)
 
 
+@since_1_6
 def test_a_checkpoint_of_lightlys_loss_loads():
     ours = LeJEPALoss()
     with pytest.warns(UserWarning, match="no sigreg"):
@@ -84,11 +110,164 @@ def test_any_statistic_takes_the_place_of_epps_pulley():
     assert LeJEPALoss(statistic="cramer_von_mises")(embeddings(2, 24, 16)).isfinite()
 
 
-def test_sigreg_is_one_line_beside_another_loss():
-    z = embeddings(2, 24, 16).requires_grad_()
-    loss = lightly.loss.NTXentLoss()(*z) + 0.05 * SIGReg(num_vectors=64)(z)
-    loss.backward()
-    assert z.grad.isfinite().all()
+@since_1_6
+@pytest.mark.parametrize("name", ["LeJEPALoss", "SIGReg"])
+def test_arguments_are_lightlys_by_name_order_and_default(name):
+    def arguments(cls):
+        parameters = list(inspect.signature(cls).parameters.values())
+        return [(p.name, p.default, p.kind) for p in parameters if p.kind is not p.VAR_KEYWORD]
+
+    assert arguments(getattr(ours, name)) == arguments(getattr(lightly.loss, name))
+
+
+@since_1_6
+@pytest.mark.parametrize("name", ["LeJEPALoss", "SIGReg"])
+def test_calls_take_lightlys_keywords(name):
+    theirs = inspect.signature(getattr(lightly.loss, name).forward).parameters
+    z = {
+        "proj": embeddings(2, 24, 16),
+        "local_proj": embeddings(3, 24, 16),
+        "global_proj": embeddings(2, 24, 16),
+    }
+    assert getattr(ours, name)()(**{argument: z[argument] for argument in list(theirs)[1:]}).isfinite()
+
+
+GRID = {"t", "phi", "weights"}  # lightly's buffers of constants, which ours does not keep
+
+
+@since_1_6
+@pytest.mark.parametrize("name", ["LeJEPALoss", "SIGReg"])
+def test_settings_read_as_lightlys(name):
+    def attributes(module):
+        return {k: v for k, v in vars(module).items() if k[0] != "_" and k != "training"}
+
+    mine, theirs = (getattr(library, name)() for library in (ours, lightly.loss))
+    assert attributes(mine).items() >= attributes(theirs).items()
+    mine_too = {k for k, _ in mine.named_children()} | {k for k, _ in mine.named_buffers(recurse=False)}
+    theirs_too = {k for k, _ in theirs.named_children()} | {k for k, _ in theirs.named_buffers(recurse=False)}
+    assert theirs_too - mine_too <= GRID
+
+
+@pytest.mark.parametrize("arguments", [{"knots": 1}, {"t_max": 0.0}, {"num_vectors": 0}])
+def test_sigreg_refuses_what_lightlys_refuses(arguments):
+    for library in (ours, lightly.loss):
+        with pytest.raises(ValueError, match=r"must|at least"):
+            library.SIGReg(**arguments)
+
+
+@pytest.mark.skipif(not hasattr(heads, "LeJEPAProjectionHead"), reason="this lightly has no such head")
+@pytest.mark.parametrize("arguments", [{}, {"hidden_dim": 24, "output_dim": 7, "num_layers": 2}])
+def test_the_head_is_lightlys_layer_for_layer(arguments):
+    mine, theirs = (head(10, **arguments) for head in (LeJEPAProjectionHead, heads.LeJEPAProjectionHead))
+    mine.load_state_dict(theirs.state_dict())
+    x = torch.randn(12, 10)
+    torch.testing.assert_close(mine(x), theirs(x))
+    assert [type(layer) for layer in mine.layers] == [type(layer) for layer in theirs.layers]
+
+
+def test_a_head_of_one_layer_is_an_error():
+    with pytest.raises(ValueError, match="at least two"):
+        LeJEPAProjectionHead(10, num_layers=1)
+
+
+# What lightly's tests ask of lightly alone.
+NOT_OURS = {
+    "TestSIGReg.test_forward_gather_distributed_world_size_gt_one": "counts mocked collectives",
+    "TestSIGReg.test_forward_gather_distributed_matches_non_distributed": "mocks _generate_unit_vectors",
+    "TestSIGReg.test_gather_distributed_gradient_matches_non_distributed": "mocks _generate_unit_vectors",
+    "TestLeJEPALoss.test_forward_gather_distributed_world_size_gt_one": "counts mocked collectives",
+    "TestLeJEPALoss.test_validates_projection_shapes[local_shape4-global_shape4]": "refuses zero local views",
+}
+
+
+@since_1_6
+def test_lightlys_own_tests_pass_against_ours(tmp_path):
+    """Their file, unchanged, with our classes in the place of theirs."""
+    source = os.environ.get("LIGHTLY_SOURCE")
+    if not source:
+        pytest.skip("LIGHTLY_SOURCE names no clone of lightly")
+    shutil.copy(Path(source, "tests/loss/test_lejepa_loss.py"), tmp_path)
+    (tmp_path / "conftest.py").write_text(
+        "import lightly.loss, sigreg_adapters.lightly as ours\n"
+        "lightly.loss.LeJEPALoss, lightly.loss.SIGReg = ours.LeJEPALoss, ours.SIGReg\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir=.", "--junitxml=report.xml"]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "adapters"), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [*command, "-p", "no:cacheprovider", "test_lejepa_loss.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    cases = list(ElementTree.parse(tmp_path / "report.xml").iter("testcase"))
+    names = {f"{case.get('classname').split('.')[-1]}.{case.get('name')}": list(case) for case in cases}
+    assert len(names) >= 20, run.stdout
+    assert {name for name, problems in names.items() if problems} == set(NOT_OURS), run.stdout
+
+
+README = (ROOT / "integrations/lightly/README.md").read_text()
+EXTRA_TERM = dict(re.findall(r"^-(loss = .*)\n\+(\1 \+ .*)$", README, flags=re.MULTILINE))
+BASE = {
+    "simclr": "loss = ntxent(z0, z1)",
+    "barlow_twins": "loss = barlow_twins(z0, z1)",
+    "vicreg": "loss = vicreg(z0, z1)",
+    "supervised": "loss = cross_entropy(classifier(z), labels)",
+}
+
+
+class Toy:
+    """A small encoder under one line of the README: two noisy views, or one of them and labels."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.noise = torch.Generator().manual_seed(0)
+        self.x = torch.randn(128, 16, generator=self.noise)
+        self.encoder = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8))
+        self.names = {
+            "torch": torch,
+            "classifier": nn.Linear(8, 4),
+            "labels": self.x[:, :4].argmax(1),
+            "ntxent": lightly.loss.NTXentLoss(),
+            "barlow_twins": lightly.loss.BarlowTwinsLoss(),
+            "vicreg": lightly.loss.VICRegLoss(),
+            "cross_entropy": nn.functional.cross_entropy,
+            "sigreg": SIGReg(num_vectors=64),
+        }
+
+    def loss(self, line: str) -> Tensor:
+        views = self.x + 0.1 * torch.randn(2, 128, 16, generator=self.noise)
+        z0, z1 = self.encoder(views)
+        names = {**self.names, "z": z0, "z0": z0, "z1": z1}
+        exec(line, names)
+        return names["loss"]
+
+    def trained(self, line: str, steps: int = 40) -> Tensor:
+        """The embeddings after training."""
+        optimizer = torch.optim.Adam(
+            [*self.encoder.parameters(), *self.names["classifier"].parameters()], 0.01
+        )
+        for _ in range(steps):
+            optimizer.zero_grad()
+            self.loss(line).backward()
+            optimizer.step()
+        return self.encoder(self.x).detach()
+
+
+@pytest.mark.parametrize("base", BASE.values(), ids=BASE)
+def test_one_line_adds_sigreg_to_another_loss(base):
+    gradients = []
+    for line in (base, EXTRA_TERM[base]):
+        toy = Toy()
+        toy.loss(line).backward()
+        gradients.append([copy.deepcopy(p.grad) for p in toy.encoder.parameters()])
+    assert all(not torch.allclose(without, with_it) for without, with_it in zip(*gradients, strict=True))
+
+    value = SIGReg(num_vectors=256).eval()
+    without, with_it = (value(Toy().trained(line)) for line in (base, EXTRA_TERM[base]))
+    assert with_it < without / 3, (
+        f"SIGReg of the embeddings: {without:.2f} without, {with_it:.2f} with the term"
+    )
 
 
 def test_the_transform_gives_globals_first():

@@ -5,17 +5,21 @@ Change the import and nothing else:
     - from lightly.loss import LeJEPALoss
     + from sigreg_adapters.lightly import LeJEPALoss
 
-Tried with lightly 1.6.0.
+Signatures and values are those of lightly 1.6.0 under every version: 1.5.23 has no `LeJEPALoss` and no
+`LeJEPAProjectionHead`, and the loss of 1.5.24 to 1.5.26 leaves the global views out.
+
+Tried with lightly 1.5.23, 1.5.26 and 1.6.0.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from lightly.transforms.dino_transform import DINOViewTransform
 from lightly.transforms.multi_view_transform import MultiViewTransform
-from torch import Tensor
+from torch import Tensor, nn
 
 import sigreg
 from sigreg.objective import LeJEPAComponents, stacked
@@ -54,6 +58,11 @@ class SIGReg(sigreg.SIGReg):
         if settings.get("statistic", "epps_pulley") == "epps_pulley":
             settings = {"t_max": t_max, "num_points": knots} | settings
         super().__init__(num_slices=num_vectors, group=group, **settings)
+        self.num_vectors, self.gather_distributed = num_vectors, gather_distributed
+
+    def forward(self, proj: Tensor) -> Tensor:
+        """The regularizer of projections `(..., N, D)`."""
+        return super().forward(proj)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         for grid in ("t", "phi", "weights"):  # the buffers of lightly's class: constants, not state
@@ -148,6 +157,45 @@ def _views(
         return views, num_global
     projections = [stacked(global_proj)] + ([] if local_proj is None else [stacked(local_proj)])
     return [view for projection in projections for view in projection], len(global_proj)
+
+
+class LeJEPAProjectionHead(nn.Module):
+    """LeJEPA's projector, layer for layer lightly's class of this name, which 1.5.23 does not have.
+
+    Linear layers with BatchNorm and ReLU between; the last is bare, so that its output can be Gaussian.
+
+    Args:
+        input_dim: width of the backbone's features.
+        hidden_dim: width of the hidden layers.
+        output_dim: width D of the projection.
+        num_layers: number of linear layers.
+
+    Raises:
+        ValueError: fewer than two layers.
+
+    Example:
+        >>> import torch
+        >>> LeJEPAProjectionHead(512)(torch.randn(4, 512)).shape
+        torch.Size([4, 64])
+    """
+
+    def __init__(
+        self, input_dim: int, hidden_dim: int = 2048, output_dim: int = 64, num_layers: int = 3
+    ) -> None:
+        if num_layers < 2:
+            raise ValueError(f"got num_layers={num_layers}; a projector needs at least two, the default is 3")
+        super().__init__()
+        self.layers = nn.Sequential()
+        for width, next_width in itertools.pairwise([input_dim] + [hidden_dim] * (num_layers - 1)):
+            self.layers.extend(
+                [nn.Linear(width, next_width, bias=False), nn.BatchNorm1d(next_width), nn.ReLU()]
+            )
+        self.layers.append(nn.Linear(hidden_dim, output_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `(N, input_dim)` -> projections `(N, output_dim)`."""
+        projection: Tensor = self.layers(x)
+        return projection
 
 
 class LeJEPATransform(MultiViewTransform):

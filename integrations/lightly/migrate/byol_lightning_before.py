@@ -1,0 +1,84 @@
+"""Pretrain a ResNet-18 without labels: lightly and PyTorch Lightning, CIFAR-10 or a folder of images."""
+
+import argparse
+import copy
+
+import pytorch_lightning as pl
+import torch
+import torchvision
+from lightly.data import LightlyDataset
+from lightly.loss import NegativeCosineSimilarity
+from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
+from lightly.models.utils import deactivate_requires_grad, update_momentum
+from lightly.transforms.byol_transform import BYOLTransform, BYOLView1Transform, BYOLView2Transform
+from lightly.utils.scheduler import cosine_schedule
+from torch import nn
+
+
+class Model(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        resnet = torchvision.models.resnet18()
+        self.backbone = nn.Sequential(*list(resnet.children())[:-1])
+        self.projection_head = BYOLProjectionHead(512, 1024, 256)
+        self.prediction_head = BYOLPredictionHead(256, 1024, 256)
+        self.backbone_momentum = copy.deepcopy(self.backbone)
+        self.projection_head_momentum = copy.deepcopy(self.projection_head)
+        deactivate_requires_grad(self.backbone_momentum)
+        deactivate_requires_grad(self.projection_head_momentum)
+        self.criterion = NegativeCosineSimilarity()
+
+    def forward(self, x):
+        y = self.backbone(x).flatten(1)
+        z = self.projection_head(y)
+        p = self.prediction_head(z)
+        return p
+
+    @torch.no_grad()
+    def forward_momentum(self, x):
+        y = self.backbone_momentum(x).flatten(1)
+        return self.projection_head_momentum(y)
+
+    def training_step(self, batch, batch_idx):
+        x0, x1 = batch[0]
+        momentum = cosine_schedule(self.current_epoch, self.trainer.max_epochs, 0.996, 1)
+        update_momentum(self.backbone, self.backbone_momentum, m=momentum)
+        update_momentum(self.projection_head, self.projection_head_momentum, m=momentum)
+        p0, p1 = self(x0), self(x1)
+        z0, z1 = self.forward_momentum(x0), self.forward_momentum(x1)
+        loss = 0.5 * (self.criterion(p0, z1) + self.criterion(p1, z0))
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.06)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", help="a folder of images, with or without subfolders; default: CIFAR-10")
+    parser.add_argument("--size", type=int, default=32, help="side of a view in pixels")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=8)
+    args = parser.parse_args(arguments)
+
+    transform = BYOLTransform(
+        view_1_transform=BYOLView1Transform(input_size=args.size, gaussian_blur=0.0),
+        view_2_transform=BYOLView2Transform(input_size=args.size, gaussian_blur=0.0),
+    )
+    if args.data:
+        dataset = LightlyDataset(args.data, transform=transform)
+    else:
+        dataset = torchvision.datasets.CIFAR10("datasets/cifar10", download=True, transform=transform)
+    dataloader = torch.utils.data.DataLoader(
+        dataset, batch_size=args.batch_size, shuffle=True, drop_last=True, num_workers=args.workers
+    )
+
+    trainer = pl.Trainer(max_epochs=args.epochs, accelerator="auto", devices=1)
+    trainer.fit(Model(), dataloader)
+    return trainer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Pretrain a ResNet-18 without labels: lightly and plain PyTorch, CIFAR-10 or a folder of images."""
+
+import argparse
+
+import torch
+import torchvision
+from lightly.data import LightlyDataset
+from lightly.models.modules import BYOLProjectionHead
+from lightly.transforms.byol_transform import BYOLTransform, BYOLView1Transform, BYOLView2Transform
+from torch import nn
+
+from sigreg_adapters.lightly import LeJEPALoss
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        resnet = torchvision.models.resnet18()
+        self.backbone = nn.Sequential(*list(resnet.children())[:-1])
+        self.projection_head = BYOLProjectionHead(512, 1024, 256)
+
+    def forward(self, x):
+        y = self.backbone(x).flatten(1)
+        z = self.projection_head(y)
+        return z
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", help="a folder of images, with or without subfolders; default: CIFAR-10")
+    parser.add_argument("--size", type=int, default=32, help="side of a view in pixels")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=8)
+    args = parser.parse_args(arguments)
+
+    transform = BYOLTransform(
+        view_1_transform=BYOLView1Transform(input_size=args.size, gaussian_blur=0.0),
+        view_2_transform=BYOLView2Transform(input_size=args.size, gaussian_blur=0.0),
+    )
+    if args.data:
+        dataset = LightlyDataset(args.data, transform=transform)
+    else:
+        dataset = torchvision.datasets.CIFAR10("datasets/cifar10", download=True, transform=transform)
+    dataloader = torch.utils.data.DataLoader(
+        dataset, batch_size=args.batch_size, shuffle=True, drop_last=True, num_workers=args.workers
+    )
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = Model().to(device)
+    criterion = LeJEPALoss().to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=5e-4)
+    for epoch in range(args.epochs):
+        for batch in dataloader:
+            x0, x1 = (x.to(device) for x in batch[0])
+            loss = criterion([model(x0), model(x1)])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        print(f"epoch {epoch}: loss {loss.item():.4f}")
+
+
+if __name__ == "__main__":
+    main()
