@@ -76,13 +76,21 @@ def _reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the resident peak starts anew
 
 
+def allocated() -> int:
+    """Bytes in use now: on the GPU, else resident in this process."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else _resident("VmRSS")
+
+
 def _peak() -> int:
-    """Bytes: allocated on the GPU, else resident in this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    """The most bytes since `_reset_peak`."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _resident("VmHWM")
+
+
+def _resident(field: str) -> int:
+    """VmRSS (now) or VmHWM (at most) of this process in bytes; without Linux, the most it ever had."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
+            if line.startswith(field):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass

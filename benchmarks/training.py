@@ -19,10 +19,8 @@ from benchmarks import augment, data, probes
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.objective import stacked
 
-for noisy in (
-    "lightning.pytorch",
-    "lightning.fabric",
-):  # what it says at every start; errors still come through
+# What they say at every start; errors still come through.  Under both names, which share one logger.
+for noisy in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
     logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
@@ -162,7 +160,7 @@ class Pretraining(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class _Batches(Dataset[Tensor]):
+class Batches(Dataset[Tensor]):
     """Images by whole batches: one indexing instead of one per image."""
 
     def __init__(self, images: Tensor) -> None:
@@ -212,9 +210,7 @@ def _images(cfg: DictConfig) -> data.Images:
 def measure(cfg: DictConfig) -> dict[str, Any]:
     """Train, freeze, probe: losses of the last epoch, accuracies, effective rank."""
     images = _images(cfg)
-    loader = DataLoader(
-        _Batches(images.train), cfg.batch_size, shuffle=True, drop_last=True, collate_fn=_same
-    )
+    loader = DataLoader(Batches(images.train), cfg.batch_size, shuffle=True, drop_last=True, collate_fn=_same)
     steps = cfg.epochs * (len(images.train) // (cfg.batch_size * cfg.devices))
     model = Pretraining(cfg, images.train, steps)
     with warnings.catch_warnings():
