@@ -1,6 +1,6 @@
 """The lightly adapter beside lightly 1.6.0's own classes, with the same directions.
 
-Older versions lack some of these classes or mean something else by them; such tests are skipped there.
+Older versions lack some of these classes or compute something else; such tests are skipped there.
 LIGHTLY_SOURCE names a clone of lightly, whose tests of its LeJEPALoss are then run against ours.
 """
 
@@ -27,9 +27,12 @@ from sigreg_adapters.lightly import LeJEPALoss, LeJEPAProjectionHead, LeJEPATran
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = [(2, 32, 16), (8, 41, 7), (1, 64, 33)]
-since_1_6 = pytest.mark.skipif(
+needs_lightlys_loss = pytest.mark.skipif(
+    not hasattr(lightly.loss, "LeJEPALoss"), reason=f"lightly {lightly.__version__} has no LeJEPALoss"
+)
+needs_lightlys_values = pytest.mark.skipif(
     int(lightly.__version__.split(".")[1]) < 6,
-    reason=f"lightly {lightly.__version__}: no LeJEPALoss, or one that leaves the global views out",
+    reason=f"lightly {lightly.__version__} has no LeJEPALoss that looks at the global views",
 )
 
 
@@ -65,7 +68,7 @@ def test_sigreg_equals_lightlys(shape, grid, scale):
     assert_same_value_and_gradient(ours, theirs, embeddings(*shape) * scale)
 
 
-@since_1_6
+@needs_lightlys_values
 def test_the_loss_equals_lightlys():
     ours, theirs = LeJEPALoss(0.1).eval(), lightly.loss.LeJEPALoss(0.1)
     with_our_directions(theirs.sigreg, ours.sigreg)
@@ -76,7 +79,7 @@ def test_the_loss_equals_lightlys():
     )
 
 
-@since_1_6
+@needs_lightlys_values
 def test_the_prediction_equals_lightlys_invariance():
     from lightly.loss.lejepa_loss import lejepa_invariance_loss
 
@@ -99,7 +102,7 @@ def test_both_call_styles_at_once_or_none_is_an_error():
             LeJEPALoss()(**arguments)
 
 
-@since_1_6
+@needs_lightlys_loss
 def test_a_checkpoint_of_lightlys_loss_loads():
     ours = LeJEPALoss()
     with pytest.warns(UserWarning, match="no sigreg"):
@@ -110,7 +113,7 @@ def test_any_statistic_takes_the_place_of_epps_pulley():
     assert LeJEPALoss(statistic="cramer_von_mises")(embeddings(2, 24, 16)).isfinite()
 
 
-@since_1_6
+@needs_lightlys_loss
 @pytest.mark.parametrize("name", ["LeJEPALoss", "SIGReg"])
 def test_arguments_are_lightlys_by_name_order_and_default(name):
     def arguments(cls):
@@ -120,7 +123,7 @@ def test_arguments_are_lightlys_by_name_order_and_default(name):
     assert arguments(getattr(ours, name)) == arguments(getattr(lightly.loss, name))
 
 
-@since_1_6
+@needs_lightlys_loss
 @pytest.mark.parametrize("name", ["LeJEPALoss", "SIGReg"])
 def test_calls_take_lightlys_keywords(name):
     theirs = inspect.signature(getattr(lightly.loss, name).forward).parameters
@@ -135,7 +138,7 @@ def test_calls_take_lightlys_keywords(name):
 GRID = {"t", "phi", "weights"}  # lightly's buffers of constants, which ours does not keep
 
 
-@since_1_6
+@needs_lightlys_loss
 @pytest.mark.parametrize("name", ["LeJEPALoss", "SIGReg"])
 def test_settings_read_as_lightlys(name):
     def attributes(module):
@@ -180,7 +183,7 @@ NOT_OURS = {
 }
 
 
-@since_1_6
+@needs_lightlys_values
 def test_lightlys_own_tests_pass_against_ours(tmp_path):
     """Their file, unchanged, with our classes in the place of theirs."""
     source = os.environ.get("LIGHTLY_SOURCE")
