@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from benchmarks import augment
-from sigreg_adapters.lightly import LeJEPALoss
+from sigreg_adapters.lightly import LeJEPALoss, LeJEPAProjectionHead
 
 
 class Method(L.LightningModule):
@@ -74,7 +74,7 @@ class LeJEPA(Method):
     warmup = 0.1
 
     def build(self) -> None:
-        self.head = heads.LeJEPAProjectionHead(self.dim, hidden_dim=512)
+        self.head = LeJEPAProjectionHead(self.dim, hidden_dim=512)
         self.criterion = LeJEPALoss()
 
     def loss(self, views: list[Tensor]) -> Tensor:
@@ -101,7 +101,7 @@ class LightlyLeJEPA(LeJEPA):
     views = 4
 
     def build(self) -> None:
-        self.head = heads.LeJEPAProjectionHead(self.dim, hidden_dim=512)
+        self.head = LeJEPAProjectionHead(self.dim, hidden_dim=512)
         self.criterion = lightly.loss.LeJEPALoss()
 
     def loss(self, views: list[Tensor]) -> Tensor:

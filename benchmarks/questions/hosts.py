@@ -139,7 +139,7 @@ def _spearman(curve: dict[str, list[float]]) -> float | None:
 
 
 def _split(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training runs, and the newest rows of `host_steps` by method; before those are there, the runs' own time."""
+    """Training runs, and the newest rows of `host_steps` by method, or before those the runs' own time."""
     runs, steps = frame[frame.question == "hosts"], frame[frame.question == "host_steps"]
     if steps.empty:
         steps = runs.groupby("method").step_ms.median().rename("ms").reset_index().assign(date="")

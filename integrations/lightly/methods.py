@@ -16,7 +16,7 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from lightly.utils.scheduler import CosineWarmupScheduler, cosine_schedule
 from torch import Tensor, nn
 
-from sigreg_adapters.lightly import LeJEPALoss
+from sigreg_adapters.lightly import LeJEPALoss, LeJEPAProjectionHead
 
 Batch = tuple[list[Tensor], Tensor, list[str]]
 
@@ -35,7 +35,7 @@ class LeJEPA(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projection_head = heads.LeJEPAProjectionHead(dim, hidden_dim=512, output_dim=projection_dim)
+        self.projection_head = LeJEPAProjectionHead(dim, hidden_dim=512, output_dim=projection_dim)
         self.criterion = LeJEPALoss(lambda_param, gather_distributed=True)
         self.num_global, self.lr = num_global, lr or 2e-3
 

@@ -1,12 +1,8 @@
 """Epps-Pulley in cache-sized tiles of plain tensor operations.
 
-Every frequency is a sum or a difference of two members of a short list: in units of half a grid
-step, the even numbers 2, 4, 6, ... 2P are m - 3, m - 1, m + 1, m + 3 for m = 5, 13, 21, ...  So with
-phi = x dt / 2 a tile needs one cosine, one sine, a few complex products for the rows e^{i phi},
-e^{3i phi} and e^{im phi}, and one small matrix product per slice, whose entries are sums over n of
-products of two rows; product-to-sum identities turn those into all cosine and sine sums.  The
-gradient is the same product read backwards.  Nothing of size (N, K, P) ever exists, and where the
-whole sample is on this process nothing of size (N, K) either: the gradient is taken at once.
+A tile needs one cosine, one sine, a few complex products and one small matrix product per slice
+(`sigreg.kernels.harmonics`).  Nothing of size (N, K, P) ever exists, and where the whole sample is on
+this process nothing of size (N, K) either: the gradient is taken at once.
 """
 
 from __future__ import annotations
@@ -19,32 +15,20 @@ from torch import Tensor
 from torch.autograd import Function
 
 from sigreg.collectives import ALONE, Ranks
+from sigreg.kernels.harmonics import groups, identities
 from sigreg.kernels.sums import epps_pulley_from_sums, slopes, window
 
-_TILE = 1 << 16  # numbers in one row of a tile, about: it stays in cache
+_TILE = 1 << 16
 _MIN_SLICES = 64  # fewer would leave the projection, a matrix product, too thin
-
-# cos((m - 3) phi) = c_m c_3 + s_m s_3 and so on: products (c_m, s_m) x (c_1, s_1, c_3, s_3) in the rows,
-# cosines of m - 3, m - 1, m + 1, m + 3 and then the sines of the same in the columns.
-_IDENTITIES = [
-    [0, 1, 1, 0, 0, 0, 0, 0],  # c_m c_1
-    [0, 0, 0, 0, 0, -1, 1, 0],  # c_m s_1
-    [1, 0, 0, 1, 0, 0, 0, 0],  # c_m c_3
-    [0, 0, 0, 0, -1, 0, 0, 1],  # c_m s_3
-    [0, 0, 0, 0, 0, 1, 1, 0],  # s_m c_1
-    [0, 1, -1, 0, 0, 0, 0, 0],  # s_m s_1
-    [0, 0, 0, 0, 1, 0, 0, 1],  # s_m c_3
-    [1, 0, 0, -1, 0, 0, 0, 0],  # s_m s_3
-]
 
 
 class _Tile:
     """Buffers for up to `K` slices of `N` numbers phi = x dt / 2: sums out, gradient back."""
 
     def __init__(self, N: int, K: int, P: int, like: Tensor) -> None:
-        self.P, self.J = P, -(-P // 4)
+        self.P, self.J = P, groups(P)
         self.buffers = [like.new_empty(K, rows, N) for rows in (1, 4, 4, 2 * self.J)]
-        self.identities = torch.tensor(_IDENTITIES, dtype=like.dtype, device=like.device)
+        self.identities = identities(like)
         self.twice_k = torch.arange(2, 2 * P + 1, 2, dtype=like.dtype, device=like.device)
 
     def narrow(self, K: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Epps-Pulley as plain formulas that torch.compile turns into one loop forward and one backward.
 
-The projections lie transposed, `(K V, N)`, so that each sum runs along memory.  The projection itself
-stays a matrix product outside the loops; its result is kept for the backward pass, and nothing larger.
+The projections lie transposed, `(K V, N)`, so that each sum runs along memory; what is summed are the
+products of `sigreg.kernels.harmonics`.  The projection itself stays a matrix product outside the loops;
+its result is kept for the backward pass, and nothing larger.
 Inside a `torch.compile` of the user's own, the formulas become part of the user's graph.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,39 +19,56 @@ from torch.autograd import Function
 
 from sigreg.collectives import Ranks
 from sigreg.kernels.eager import characteristic_sums
+from sigreg.kernels.harmonics import groups, identities
 from sigreg.kernels.sums import epps_pulley_from_sums
 
-
-def _sums(theta: Tensor, P: int) -> tuple[Tensor, Tensor]:
-    """`(M, N) -> (P, M)` twice: sum_n cos(k theta_n) and sum_n sin(k theta_n), k = 1...P, by rotation."""
-    c1, s1 = theta.cos(), theta.sin()
-    c, s = c1, s1
-    C, S = [c.sum(-1)], [s.sum(-1)]
-    for _ in range(P - 1):
-        c, s = c * c1 - s * s1, s * c1 + c * s1
-        C.append(c.sum(-1))
-        S.append(s.sum(-1))
-    return torch.stack(C), torch.stack(S)
+_Complex: TypeAlias = tuple[Tensor, Tensor]
 
 
-def _gradient(theta: Tensor, gC: Tensor, gS: Tensor, P: int) -> Tensor:
-    """`(M, N)`: sum_k k (gS_k cos(k theta) - gC_k sin(k theta)) from `(P, M)` slopes, by Horner's rule."""
-    c1, s1 = theta.cos(), theta.sin()
-    u, v = P * gS[P - 1].unsqueeze(-1), P * gC[P - 1].unsqueeze(-1)
-    for k in range(P - 1, 0, -1):
-        u, v = (
-            u * c1 - v * s1 + k * gS[k - 1].unsqueeze(-1),
-            u * s1 + v * c1 + k * gC[k - 1].unsqueeze(-1),
-        )
-    return u * c1 - v * s1
+def _multiply(a: _Complex, b: _Complex) -> _Complex:
+    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
+
+
+def _rows(phi: Tensor, J: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The short rows c_1, s_1, c_3, s_3 and the long ones c_5, s_5, c_13, ..."""
+    e1 = phi.cos(), phi.sin()
+    e2 = _multiply(e1, e1)
+    e3 = _multiply(e1, e2)
+    long = [_multiply(e2, e3)]
+    e8 = _multiply(e3, long[0])
+    for _ in range(J - 1):
+        long.append(_multiply(long[-1], e8))
+    return [*e1, *e3], [part for row in long for part in row]
+
+
+def _products(phi: Tensor, J: int) -> Tensor:
+    """`(M, N) -> (M, 8 J)`: every long row times every short one, summed over n."""
+    short, long = _rows(phi, J)
+    return torch.stack([(a * b).sum(-1) for a in long for b in short], dim=-1)
+
+
+def _gradient(phi: Tensor, weights: Tensor, J: int) -> Tensor:
+    """`(M, N)`: the sum of all products, each with its weight out of `(M, 8 J)`."""
+    short, long = _rows(phi, J)
+    total = torch.zeros_like(phi)
+    for i, b in enumerate(short):
+        part = torch.zeros_like(phi)
+        for j, a in enumerate(long):
+            part = part + weights[:, 4 * j + i, None] * a
+        total = total + part * b
+    return total
 
 
 @functools.cache
-def _compiled(formula: Callable[..., Any], P: int) -> Callable[..., Any]:
-    """The formula for P frequencies and any shape, so that a new batch size costs no new compilation."""
-    # A code object of its own, with P bound: torch.compile allows each code object 8 compilations.
-    own = types.FunctionType(formula.__code__.replace(), formula.__globals__, argdefs=(P,))
-    loop = torch.compile(own, dynamic=True, fullgraph=True)
+def _compiled(formula: Callable[..., Any], J: int) -> Callable[..., Any]:
+    """The formula for J long rows and any shape, so that a new batch size costs no new compilation."""
+    # A code object of its own, with J bound: torch.compile allows each code object 8 compilations.
+    own = types.FunctionType(formula.__code__.replace(), formula.__globals__, argdefs=(J,))
+    options: dict[str, Any] = {
+        "cpp.enable_floating_point_contract_flag": "fast",  # multiply and add in one instruction
+        "cpp.max_horizontal_fusion_size": 8 * J,  # all sums in one loop, or each loop repeats the rows
+    }
+    loop = torch.compile(own, dynamic=True, fullgraph=True, options=options)
 
     def call(*tensors: Tensor) -> Any:
         try:
@@ -66,39 +84,52 @@ def _compiled(formula: Callable[..., Any], P: int) -> Callable[..., Any]:
     return call
 
 
-def _run(formula: Callable[..., Any], *tensors: Tensor, P: int) -> Any:
+def _run(formula: Callable[..., Any], *tensors: Tensor, J: int) -> Any:
     if torch.compiler.is_compiling():
-        return formula(*tensors, P)
-    return _compiled(formula, P)(*tensors)
+        return formula(*tensors, J)
+    return _compiled(formula, J)(*tensors)
 
 
 class _ProjectedSums(Function):
-    """The sums of z @ A: `(V, N, D)`, `(D, K)` -> `(P, K, V)` twice."""
+    """The sums of z @ A: `(V, N, D)`, `(D, K)` -> `(V, P, K)` twice."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, A: Tensor, dt: float, P: int) -> tuple[Tensor, Tensor]:
         (V, N, D), K = z.shape, A.shape[1]
-        theta = ((dt * A).T @ z.reshape(V * N, D).T).reshape(K * V, N)
-        ctx.save_for_backward(z, A, theta)
+        phi = ((dt / 2 * A).T @ z.reshape(V * N, D).T).reshape(K * V, N)
+        ctx.save_for_backward(z, A, phi)
         ctx.dt, ctx.P = dt, P
-        C, S = _run(_sums, theta, P=P)
-        return C.reshape(P, K, V), S.reshape(P, K, V)
+        products = _run(_products, phi, J=groups(P))
+        sums = (products.reshape(-1, 8) @ identities(phi)).reshape(K * V, -1, 2, 4)
+        sums = sums.transpose(1, 2).reshape(K, V, 2, -1)[..., :P]
+        C, S = sums.permute(2, 1, 3, 0)  # memory stays in the order of phi, here and in what follows
+        return C, S
 
     @staticmethod
     def backward(ctx: Any, gC: Tensor, gS: Tensor) -> tuple[Tensor | None, ...]:
-        z, A, theta = ctx.saved_tensors
-        P, K, V = gC.shape
+        z, A, phi = ctx.saved_tensors
+        _, P, K = gC.shape
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
-            sums = [s.permute(1, 2, 0) for s in characteristic_sums(z @ A, ctx.dt, P)]
+            sums = characteristic_sums(z @ A, ctx.dt, P)
             inputs = [v if needed else None for v, needed in zip((z, A), ctx.needs_input_grad, strict=False)]
             wanted = [v for v in inputs if v is not None]
             grads = iter(torch.autograd.grad(sums, wanted, (gC, gS), create_graph=True))
             return *(None if v is None else next(grads) for v in inputs), None, None
-        g = _run(_gradient, theta, gC.reshape(P, K * V), gS.reshape(P, K * V), P=P)
-        g = g.reshape(K, -1)  # (K, V N)
-        gz = (g.T @ (ctx.dt * A).T).reshape(z.shape) if ctx.needs_input_grad[0] else None
-        gA = ctx.dt * (g @ z.reshape(g.shape[1], -1)).T if ctx.needs_input_grad[1] else None
+        g = _run(_gradient, phi, _weights(gC, gS), J=groups(P)).reshape(K, -1)  # (K, V N)
+        a = (ctx.dt / 2 * A).T
+        gz = (g.T @ a).reshape(z.shape) if ctx.needs_input_grad[0] else None
+        gA = ctx.dt / 2 * (g @ z.reshape(g.shape[1], -1)).T if ctx.needs_input_grad[1] else None
         return gz, gA, None, None
+
+
+def _weights(gC: Tensor, gS: Tensor) -> Tensor:
+    """`(V, P, K)` twice `-> (K V, 8 J)`: of each product in d/dphi of sum_k (gC_k C_k + gS_k S_k)."""
+    V, P, K = gC.shape
+    twice_k = torch.arange(2, 2 * P + 1, 2, dtype=gC.dtype, device=gC.device)
+    gC, gS = (g.permute(2, 0, 1).reshape(K * V, P) for g in (gC, gS))
+    slope = torch.stack([gS * twice_k, gC * -twice_k], dim=1)  # of cosines, of sines
+    slope = torch.nn.functional.pad(slope, (0, 4 * groups(P) - P)).reshape(K * V, 2, -1, 4)
+    return (slope.transpose(1, 2).reshape(-1, 8) @ identities(gC).T).reshape(K * V, -1)
 
 
 def sliced_epps_pulley(
@@ -106,6 +137,5 @@ def sliced_epps_pulley(
 ) -> Tensor:
     """The mean of the statistic of z @ A over views and slices: `(V, N, D)`, `(D, K)` -> scalar."""
     C, S = _ProjectedSums.apply(z, A, t_max / (num_points - 1), num_points - 1)
-    # Messages are (V, P, K) in every backend: a rank may run compiled beside one that does not.
-    (C, S), N = ranks.sum(C.permute(2, 0, 1), S.permute(2, 0, 1), count=z.shape[1])
+    (C, S), N = ranks.sum(C, S, count=z.shape[1])
     return epps_pulley_from_sums(C, S, N, t_max, num_points, unbiased).mean()
