@@ -36,6 +36,7 @@ def _signed(constant: int) -> int:
 _GAMMA = _signed(0x9E3779B97F4A7C15)
 _MIX1 = _signed(0xBF58476D1CE4E5B9)
 _MIX2 = _signed(0x94D049BB133111EB)
+_CHUNK = 1 << 16  # hashes at a time on a CPU: they stay in cache, and no fresh memory is asked for
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
@@ -53,21 +54,42 @@ def _mix(z: Tensor) -> Tensor:
     return z.bitwise_xor_(_shift(z, 31))
 
 
+def _key(seed: int | Tensor, step: int | Tensor, device: torch.device | None) -> Tensor:
+    """A scalar of 64 hashed bits for (seed, step)."""
+    seed, step = (torch.as_tensor(v, dtype=torch.int64, device=device) for v in (seed, step))
+    return _mix(_mix(seed + _GAMMA) + step * _GAMMA)
+
+
+def _hashes(first: int, last: int, key: Tensor) -> Tensor:
+    """Numbers `first` to `last` - 1 of a key's stream of 64-bit integers."""
+    return _mix(torch.arange(first + 1, last + 1, device=key.device).mul_(_GAMMA).add_(key))
+
+
 def random_bits(
     count: int, seed: int | Tensor, step: int | Tensor, device: torch.device | None = None
 ) -> Tensor:
     """`count` hashed 64-bit integers, a function of (seed, step)."""
-    seed, step = (torch.as_tensor(v, dtype=torch.int64, device=device) for v in (seed, step))
-    key = _mix(_mix(seed + _GAMMA) + step * _GAMMA)
-    return _mix(torch.arange(1, count + 1, device=device).mul_(_GAMMA).add_(key))
+    return _hashes(0, count, _key(seed, step, device))
 
 
 def normal_numbers(count: int, seed: int | Tensor, step: int | Tensor, device: torch.device | None) -> Tensor:
     """`count` standard normal float32 numbers, a function of (seed, step): Box and Muller, two per hash."""
-    bits = random_bits((count + 1) // 2, seed, step, device)
-    radius = (_shift(bits, 40).add_(1) * 2.0**-24).log_().mul_(-2).sqrt_()  # 24 high bits, never log(0)
-    angle = bits.bitwise_and_(0xFFFFFFFF) * (2 * math.pi * 2.0**-32)
-    return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)])[:count]
+    key, half = _key(seed, step, device), (count + 1) // 2
+    out = torch.empty(2, half, dtype=torch.float32, device=device)
+    chunk = _CHUNK if out.device.type == "cpu" else max(1, half)
+    for first in range(0, half, chunk):
+        last = min(half, first + chunk)
+        bits = _hashes(first, last, key)
+        radius = (_shift(bits, 40).add_(1) * 2.0**-24).log_().mul_(-2).sqrt_()  # 24 high bits, never log(0)
+        angle = bits.bitwise_and_(0xFFFFFFFF) * (2 * math.pi * 2.0**-32)
+        torch.mul(angle.cos(), radius, out=out[0, first:last])
+        torch.mul(angle.sin_(), radius, out=out[1, first:last])
+    return out.flatten()[:count]
+
+
+def _unit(A: Tensor) -> Tensor:
+    """Columns of length 1, in place."""
+    return A.div_(torch.linalg.vector_norm(A, dim=0, keepdim=True))
 
 
 def gaussian(
@@ -87,8 +109,7 @@ def gaussian(
         (torch.Size([64, 1024]), True)
     """
     A = normal_numbers(D * K, seed, step, device).to(dtype).reshape(D, K)
-    unit: Tensor = A / torch.linalg.vector_norm(A, dim=0, keepdim=True)
-    return unit
+    return _unit(A)
 
 
 def orthogonal(
@@ -152,8 +173,7 @@ def sobol(
     shift = _shift(random_bits(D, seed, step, device), 64 - _SOBOL_BITS)
     u = ((_sobol_points(D, K, device) ^ shift.unsqueeze(-1)) + 0.5) * 2.0**-_SOBOL_BITS
     A = torch.special.ndtri(u).to(dtype)
-    unit: Tensor = A / torch.linalg.vector_norm(A, dim=0, keepdim=True)
-    return unit
+    return _unit(A)
 
 
 DIRECTIONS: dict[str, Directions] = {"gaussian": gaussian, "orthogonal": orthogonal, "sobol": sobol}
