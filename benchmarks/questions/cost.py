@@ -1,7 +1,8 @@
 """What does SIGReg cost, in time and memory, beside others and beside its own projection?
 
-Forward plus backward in float32.  Implementations take turns in one process, and a ratio is the median
-over rounds of the ratio within a round, so that a machine's moods cancel.  Memory is the resident peak
+Forward plus backward in float32.  Implementations take turns in one process, each turn one pass that warms
+the caches and one that counts, and a ratio is the median over rounds of the ratio within a round, so that a
+machine's moods cancel.  Memory is the resident peak
 of one pass beyond what was there before it (allocated on a GPU), in a process of its own.
 The Triton kernel is measured where there is a GPU; on the CPU it runs in an interpreter, in the tests.
 """
@@ -71,10 +72,11 @@ def _names(cfg: DictConfig, device: str) -> list[str]:
 
 
 def _in_turns(passes: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every pass in every round, one after the other."""
+    """Seconds of every pass in every round, one after the other; each after one that does not count."""
     times: dict[str, list[float]] = {name: [] for name in passes}
     for _ in range(rounds):
         for name, run in passes.items():
+            run()  # the one before has left its own memory in the caches
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)
@@ -116,7 +118,6 @@ def _training_step(cfg: DictConfig, device: str) -> list[dict[str, Any]]:
         loss = IMPLEMENTATIONS[name](case)
         loss = loss.to(device) if isinstance(loss, nn.Module) else loss
         passes[name] = lambda loss=loss: step(loss, z)  # type: ignore[misc]
-    _in_turns(passes | {"without": train}, 1)  # allocates, warms up
     (without,) = _in_turns({"without": train}, cfg.step_rounds).values()
     added = {"without": [0.0], **_in_turns(passes, cfg.rounds)}
     alone = median(without)
