@@ -66,8 +66,10 @@ def _compiled(formula: Callable[..., Any], J: int) -> Callable[..., Any]:
     own = types.FunctionType(formula.__code__.replace(), formula.__globals__, argdefs=(J,))
     options: dict[str, Any] = {
         "cpp.enable_floating_point_contract_flag": "fast",  # multiply and add in one instruction
-        "cpp.max_horizontal_fusion_size": 8 * J,  # all sums in one loop, or each loop repeats the rows
+        "cpp.max_horizontal_fusion_size": 32,  # sums in one loop; each loop computes the rows anew
     }
+    if J > 4:  # inlined into one another, rows double at each product: beyond 17 points store some of them
+        options["realize_opcount_threshold"] = 8
     loop = torch.compile(own, dynamic=True, fullgraph=True, options=options)
 
     def call(*tensors: Tensor) -> Any:
