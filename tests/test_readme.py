@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from integrations.solo_learn import compare
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -74,3 +76,7 @@ def test_the_lightly_readmes_numbers_are_the_reports_that_are_committed():
         report = json.loads((ROOT / f"docs/demo/{file}.json").read_text())
         cells = [report["knn"][method][n] for n in ("1", "5", "10")]
         assert f"| {name} | " + " | ".join(f"{c['mean']:.3f} ± {c['sd']:.3f}" for c in cells) + " |" in readme
+
+
+def test_the_solo_learn_readmes_table_is_the_rows_that_are_committed():
+    assert compare.table() in (ROOT / "integrations/solo_learn/README.md").read_text()
