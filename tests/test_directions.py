@@ -100,3 +100,9 @@ def test_an_unknown_name_is_explained() -> None:
     with pytest.raises(ValueError, match=r"'halton'.*gaussian.*orthogonal.*sobol"):
         by_name("halton")
     assert by_name(sobol) is sobol
+
+
+def test_a_draw_in_pieces_is_the_draw_at_once(monkeypatch):
+    at_once = directions.normal_numbers(1001, 3, 4, None)
+    monkeypatch.setattr(directions, "_CHUNK", 64)
+    assert_close(directions.normal_numbers(1001, 3, 4, None), at_once)

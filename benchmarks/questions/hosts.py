@@ -31,7 +31,6 @@ from benchmarks.report import markdown, spread
 from benchmarks.training import Batches
 
 sources = ("hosts", "host_steps")
-OURS = "lejepa"
 
 
 def check(cfg: DictConfig) -> None:
