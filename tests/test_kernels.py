@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sigreg import LeJEPALoss, SIGReg, kernels
 from sigreg.collectives import ALONE, Ranks
-from sigreg.kernels import eager, inductor
+from sigreg.kernels import eager, half_turns, inductor
 from sigreg.kernels.eager import characteristic_sums
 from sigreg.univariate import epps_pulley
 
@@ -66,7 +66,7 @@ COMPILED = pytest.param("inductor", marks=pytest.mark.long)
 def backend(request, monkeypatch):
     """ "two-phase" is eager over ranks, "formula" is what inductor compiles, as it stands."""
     if request.param == "formula":
-        monkeypatch.setattr(inductor, "_run", lambda formula, *x, J: formula(*x, J))
+        monkeypatch.setattr(inductor, "_run", lambda formula, *x, J: formula(*x, J, half_turns.cos_sin))
 
     def compute(z: Tensor, A: Tensor, **settings) -> Tensor:
         settings = GRID | {"unbiased": False, "ranks": ALONE} | settings

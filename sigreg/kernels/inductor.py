@@ -18,38 +18,40 @@ from torch import Tensor
 from torch.autograd import Function
 
 from sigreg.collectives import Ranks
+from sigreg.kernels import half_turns
 from sigreg.kernels.eager import characteristic_sums
 from sigreg.kernels.harmonics import groups, identities
 from sigreg.kernels.sums import epps_pulley_from_sums
 
-_Complex: TypeAlias = tuple[Tensor, Tensor]
+_CosSin: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def _multiply(a: _Complex, b: _Complex) -> _Complex:
-    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
+def _library(phi: Tensor) -> tuple[Tensor, Tensor]:
+    return phi.cos(), phi.sin()
 
 
-def _rows(phi: Tensor, J: int) -> tuple[list[Tensor], list[Tensor]]:
+def _rows(phi: Tensor, J: int, cos_sin: _CosSin) -> tuple[list[Tensor], list[Tensor]]:
     """The short rows c_1, s_1, c_3, s_3 and the long ones c_5, s_5, c_13, ..."""
-    e1 = phi.cos(), phi.sin()
-    e2 = _multiply(e1, e1)
-    e3 = _multiply(e1, e2)
-    long = [_multiply(e2, e3)]
-    e8 = _multiply(e3, long[0])
+    c1, s1 = cos_sin(phi)
+    v = 4 * s1**2  # 2 - 2 cos 2 phi
+    c3, s3 = c1 * (1 - v), s1 * (3 - v)
+    long = [(c3, -s3), ((2 - v) * c3 - c1, (2 - v) * s3 - s1)]  # m = -3, 5
+    twice_c8 = (2 - v * (4 - v)) ** 2 - 2
     for _ in range(J - 1):
-        long.append(_multiply(long[-1], e8))
-    return [*e1, *e3], [part for row in long for part in row]
+        (c0, s0), (c, s) = long[-2:]
+        long.append((twice_c8 * c - c0, twice_c8 * s - s0))
+    return [c1, s1, c3, s3], [part for row in long[1:] for part in row]
 
 
-def _products(phi: Tensor, J: int) -> Tensor:
+def _products(phi: Tensor, J: int, cos_sin: _CosSin = _library) -> Tensor:
     """`(M, N) -> (M, 8 J)`: every long row times every short one, summed over n."""
-    short, long = _rows(phi, J)
+    short, long = _rows(phi, J, cos_sin)
     return torch.stack([(a * b).sum(-1) for a in long for b in short], dim=-1)
 
 
-def _gradient(phi: Tensor, weights: Tensor, J: int) -> Tensor:
+def _gradient(phi: Tensor, weights: Tensor, J: int, cos_sin: _CosSin = _library) -> Tensor:
     """`(M, N)`: the sum of all products, each with its weight out of `(M, 8 J)`."""
-    short, long = _rows(phi, J)
+    short, long = _rows(phi, J, cos_sin)
     total = torch.zeros_like(phi)
     for i, b in enumerate(short):
         part = torch.zeros_like(phi)
@@ -63,13 +65,15 @@ def _gradient(phi: Tensor, weights: Tensor, J: int) -> Tensor:
 def _compiled(formula: Callable[..., Any], J: int) -> Callable[..., Any]:
     """The formula for J long rows and any shape, so that a new batch size costs no new compilation."""
     # A code object of its own, with J bound: torch.compile allows each code object 8 compilations.
-    own = types.FunctionType(formula.__code__.replace(), formula.__globals__, argdefs=(J,))
+    # All products are of two odd rows, so that a common sign does not matter.
+    own = types.FunctionType(formula.__code__.replace(), formula.__globals__, argdefs=(J, half_turns.cos_sin))
     options: dict[str, Any] = {
         "cpp.enable_floating_point_contract_flag": "fast",  # multiply and add in one instruction
         "cpp.max_horizontal_fusion_size": 32,  # sums in one loop; each loop computes the rows anew
     }
-    if J > 4:  # inlined into one another, rows double at each product: beyond 17 points store some of them
-        options["realize_opcount_threshold"] = 8
+    # How many operations a row may have before it is stored.  Up to 17 points none is; beyond, rows written
+    # out into one another would take too long to compile.
+    options["realize_opcount_threshold"] = 1000 if J <= 4 else 8
     loop = torch.compile(own, dynamic=True, fullgraph=True, options=options)
 
     def call(*tensors: Tensor) -> Any:
