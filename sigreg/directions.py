@@ -88,8 +88,8 @@ def normal_numbers(count: int, seed: int | Tensor, step: int | Tensor, device: t
 
 
 def _unit(A: Tensor) -> Tensor:
-    """Columns of length 1, in place."""
-    return A.div_(torch.linalg.vector_norm(A, dim=0, keepdim=True))
+    """Columns of length 1, in place.  (On a CPU vector_norm over columns takes six times as long.)"""
+    return A.div_(A.square().sum(0, keepdim=True).sqrt_())
 
 
 def gaussian(

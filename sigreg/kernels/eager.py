@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from sigreg.collectives import ALONE, Ranks
-from sigreg.kernels.harmonics import groups, identities
+from sigreg.kernels.harmonics import Identities, groups
 from sigreg.kernels.sums import epps_pulley_from_sums, slopes, window
 
 _TILE = 1 << 16
@@ -26,10 +26,8 @@ class _Tile:
     """Buffers for up to `K` slices of `N` numbers phi = x dt / 2: sums out, gradient back."""
 
     def __init__(self, N: int, K: int, P: int, like: Tensor) -> None:
-        self.P, self.J = P, groups(P)
+        self.J, self.identities = groups(P), Identities(P, like)
         self.buffers = [like.new_empty(K, rows, N) for rows in (1, 4, 4, 2 * self.J)]
-        self.identities = identities(like)
-        self.twice_k = torch.arange(2, 2 * P + 1, 2, dtype=like.dtype, device=like.device)
 
     def narrow(self, K: int) -> Tensor:
         """The buffer `(K, N)` for the phi of the tile's next K slices."""
@@ -50,15 +48,11 @@ class _Tile:
         for j in range(1, self.J):
             _multiply(long[j - 1], e8, out=long[j])
         products = torch.bmm(self.long, self.short.mT)  # (K, 2J, 4)
-        C, S = (products.reshape(-1, 8) @ self.identities).reshape(-1, self.J, 2, 4).unbind(2)
-        return C.reshape(-1, 4 * self.J)[:, : self.P], S.reshape(-1, 4 * self.J)[:, : self.P]
+        return self.identities.sums(products.flatten(1))
 
     def gradient(self, gC: Tensor, gS: Tensor) -> Tensor:
         """Of sum (gC C + gS S) in phi: `(K, N)`, in phi's buffer, after `sums` filled the others."""
-        slope = torch.stack([gS * self.twice_k, gC * -self.twice_k], dim=1)  # (K, 2, P): of cosines, of sines
-        slope = torch.nn.functional.pad(slope, (0, 4 * self.J - self.P))
-        slope = slope.reshape(-1, 2, self.J, 4).transpose(1, 2).reshape(-1, 8)
-        weights = (slope @ self.identities.T).reshape(-1, 2 * self.J, 4)
+        weights = self.identities.weights(gC, gS).reshape(-1, 2 * self.J, 4)
         torch.bmm(weights.mT, self.long, out=self.scratch)
         torch.mul(self.short[:, 0], self.scratch[:, 0], out=self.phi)
         for i in range(1, 4):

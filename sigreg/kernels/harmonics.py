@@ -31,6 +31,19 @@ def groups(P: int) -> int:
     return -(-P // 4)
 
 
-def identities(like: Tensor) -> Tensor:
-    """The table `(8, 8)`: products times it are sums; slopes times its transpose, weights of products."""
-    return torch.tensor(_IDENTITIES, dtype=like.dtype, device=like.device)
+class Identities:
+    """The table above, for every group: products to sums, and slopes of sums to weights of products."""
+
+    def __init__(self, P: int, like: Tensor) -> None:
+        table = torch.tensor(_IDENTITIES, dtype=like.dtype, device=like.device)
+        every = torch.eye(groups(P), dtype=like.dtype, device=like.device)
+        self.cosines, self.sines = (torch.kron(every, half)[:, :P] for half in (table[:, :4], table[:, 4:]))
+        self.twice_k = torch.arange(2, 2 * P + 1, 2, dtype=like.dtype, device=like.device)
+
+    def sums(self, products: Tensor) -> tuple[Tensor, Tensor]:
+        """sum_n cos(2k phi_n) and sum_n sin(2k phi_n), k = 1...P: `(M, 8 J) -> (M, P)` twice."""
+        return products @ self.cosines, products @ self.sines
+
+    def weights(self, gC: Tensor, gS: Tensor) -> Tensor:
+        """Of each product in d/dphi of sum_k (gC_k C_k + gS_k S_k): `(M, P)` twice `-> (M, 8 J)`."""
+        return gS @ (self.twice_k * self.cosines).T - gC @ (self.twice_k * self.sines).T

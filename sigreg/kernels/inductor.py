@@ -20,7 +20,7 @@ from torch.autograd import Function
 from sigreg.collectives import Ranks
 from sigreg.kernels import half_turns
 from sigreg.kernels.eager import characteristic_sums
-from sigreg.kernels.harmonics import groups, identities
+from sigreg.kernels.harmonics import Identities, groups
 from sigreg.kernels.sums import epps_pulley_from_sums
 
 _CosSin: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -102,13 +102,11 @@ class _ProjectedSums(Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, A: Tensor, dt: float, P: int) -> tuple[Tensor, Tensor]:
         (V, N, D), K = z.shape, A.shape[1]
-        phi = ((dt / 2 * A).T @ z.reshape(V * N, D).T).reshape(K * V, N)
+        phi = _scaled_product(dt / 2, A.T, z.reshape(V * N, D).T).reshape(K * V, N)
         ctx.save_for_backward(z, A, phi)
         ctx.dt, ctx.P = dt, P
-        products = _run(_products, phi, J=groups(P))
-        sums = (products.reshape(-1, 8) @ identities(phi)).reshape(K * V, -1, 2, 4)
-        sums = sums.transpose(1, 2).reshape(K, V, 2, -1)[..., :P]
-        C, S = sums.permute(2, 1, 3, 0)  # memory stays in the order of phi, here and in what follows
+        sums = Identities(P, phi).sums(_run(_products, phi, J=groups(P)))
+        C, S = (part.reshape(K, V, P).permute(1, 2, 0) for part in sums)  # still in the order of phi
         return C, S
 
     @staticmethod
@@ -121,21 +119,18 @@ class _ProjectedSums(Function):
             wanted = [v for v in inputs if v is not None]
             grads = iter(torch.autograd.grad(sums, wanted, (gC, gS), create_graph=True))
             return *(None if v is None else next(grads) for v in inputs), None, None
-        g = _run(_gradient, phi, _weights(gC, gS), J=groups(P)).reshape(K, -1)  # (K, V N)
-        a = (ctx.dt / 2 * A).T
-        gz = (g.T @ a).reshape(z.shape) if ctx.needs_input_grad[0] else None
-        gA = ctx.dt / 2 * (g @ z.reshape(g.shape[1], -1)).T if ctx.needs_input_grad[1] else None
+        gC, gS = (part.permute(2, 0, 1).reshape(-1, P) for part in (gC, gS))
+        weights = Identities(P, phi).weights(gC, gS)
+        g = _run(_gradient, phi, weights, J=groups(P)).reshape(K, -1)  # (K, V N)
+        need_z, need_A, *_ = ctx.needs_input_grad
+        gz = _scaled_product(ctx.dt / 2, g.T, A.T).reshape(z.shape) if need_z else None
+        gA = _scaled_product(ctx.dt / 2, z.reshape(-1, z.shape[-1]).T, g.T) if need_A else None
         return gz, gA, None, None
 
 
-def _weights(gC: Tensor, gS: Tensor) -> Tensor:
-    """`(V, P, K)` twice `-> (K V, 8 J)`: of each product in d/dphi of sum_k (gC_k C_k + gS_k S_k)."""
-    V, P, K = gC.shape
-    twice_k = torch.arange(2, 2 * P + 1, 2, dtype=gC.dtype, device=gC.device)
-    gC, gS = (g.permute(2, 0, 1).reshape(K * V, P) for g in (gC, gS))
-    slope = torch.stack([gS * twice_k, gC * -twice_k], dim=1)  # of cosines, of sines
-    slope = torch.nn.functional.pad(slope, (0, 4 * groups(P) - P)).reshape(K * V, 2, -1, 4)
-    return (slope.transpose(1, 2).reshape(-1, 8) @ identities(gC).T).reshape(K * V, -1)
+def _scaled_product(scale: float, a: Tensor, b: Tensor) -> Tensor:
+    """scale * a @ b, without a tensor for the scaled factor."""
+    return torch.addmm(a.new_zeros(()), a, b, beta=0, alpha=scale)
 
 
 def sliced_epps_pulley(
