@@ -92,6 +92,10 @@ MUTANTS = [
     Mutant("harmonics: a sign in the table", "kernels/harmonics.py", "[1, 0, 0, -1, 0, 0, 0, 0]", "[1, 0, 0, 1, 0, 0, 0, 0]", "test_kernels.py", k="reference_s and eager"),
     Mutant("harmonics: the slope of the cosines upside down", "kernels/harmonics.py", ".T - gC @", ".T + gC @", "test_kernels.py", k="reference_s and formula"),
     Mutant("inductor: x dt in the place of half of it", "kernels/inductor.py", "phi = _scaled_product(dt / 2,", "phi = _scaled_product(dt,", "test_kernels.py", k="reference_s and formula"),
+    Mutant("inductor: the wrong step of the recurrence", "kernels/inductor.py", "(2 - v * (4 - v)) ** 2 - 2", "(2 - v * (4 - v)) ** 2 - 2.01", "test_kernels.py", k="reference_s and formula"),
+    Mutant("half turns: a coefficient of the sine", "kernels/half_turns.py", "8.33301729e-3", "8.33401729e-3", "test_half_turns.py"),
+    Mutant("half turns: a coefficient of the cosine", "kernels/half_turns.py", "4.16666407e-2", "4.16676407e-2", "test_half_turns.py"),
+    Mutant("half turns: off the circle", "kernels/half_turns.py", ".clamp(-1.6, 1.6)", "", "test_half_turns.py"),
     Mutant("normal numbers: every piece the first", D, "_hashes(first, last, key)", "_hashes(0, last - first, key)", "test_directions.py", k="in_pieces"),
     Mutant("gaussian directions: every step the same", D, "step * _GAMMA)", "0 * step * _GAMMA)", "test_directions.py", k="seed_and_step"),
     Mutant("orthogonal: not Haar", D, "Q = Q * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)", "Q = Q.abs()", "test_directions.py", k="orthonormal"),
@@ -165,6 +169,9 @@ def main(words: list[str]) -> int:
     sys.dont_write_bytecode = True  # a copy broken within the same second would pass for the old one
     os.environ["OMP_NUM_THREADS"] = "1"
     chosen = [m for m in MUTANTS if all(w.lower() in f"{m.what} {m.file}".lower() for w in words)]
+    if not chosen:
+        print(f"no mutant's name or file contains {' and '.join(words)}")
+        return 1
     survivors, start = [], time.time()
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory).resolve()
