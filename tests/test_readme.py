@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks import engine
 from integrations.solo_learn import compare
 
 ROOT = Path(__file__).parents[1]
@@ -80,3 +81,10 @@ def test_the_lightly_readmes_numbers_are_the_reports_that_are_committed():
 
 def test_the_solo_learn_readmes_table_is_the_rows_that_are_committed():
     assert compare.table() in (ROOT / "integrations/solo_learn/README.md").read_text()
+
+
+def test_the_comparison_in_lightlys_readme_is_the_rows_that_are_committed():
+    results = ROOT / "benchmarks/results"
+    parts = [pd.read_csv(results / f"{q}.csv").assign(question=q) for q in ("hosts", "host_steps")]
+    table = engine.module("hosts").table(pd.concat(parts))
+    assert table in (ROOT / "integrations/lightly/README.md").read_text()
