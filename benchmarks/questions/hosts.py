@@ -184,7 +184,9 @@ def table(frame: pd.DataFrame) -> str:
         table[name] = {
             "k-NN": spread(own.knn),
             "linear": spread(own.linear),
-            "k-NN, best lr": f"{spread(tuned.knn)} (x {tuned.lr_times.iloc[0]:g})" if name in searched else "",
+            "k-NN, best lr": f"{spread(tuned.knn)} (x {tuned.lr_times.iloc[0]:g})"
+            if name in searched
+            else "",
             f"k-NN after {shortest:.1f} min": spread(_at(own, steps, shortest)),
             "step, ms": cost.get("ms"),
             "LeJEPA's step / its": cost.get("ours_over_this"),
