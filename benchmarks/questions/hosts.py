@@ -158,7 +158,7 @@ def _minutes(row: Any, steps: pd.DataFrame) -> np.ndarray:
 
 
 def _best(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of each method at its learning rate of best mean k-NN accuracy, over the seeds that tried all."""
+    """The runs of each method at its best learning rate: mean k-NN accuracy over the seeds that tried all."""
     chosen = []
     for _, own in runs.groupby("method"):
         tried = own.pivot_table(index="seed", columns="lr_times", values="knn").dropna()
