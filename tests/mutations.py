@@ -47,7 +47,7 @@ U, M, B, V, D = (
 )
 MUTANTS = [
     Mutant("drop N", "kernels/sums.py", "return N * (w * error).sum(-2)", "return (w * error).sum(-2)"),
-    Mutant("flip the sign of the imaginary part", "kernels/sums.py", "+ im.square()\n    return", "- im.square()\n    return"),
+    Mutant("flip the sign of the imaginary part", "kernels/sums.py", "+ im.square()\n        return", "- im.square()\n        return"),
     Mutant("wrong window", "kernels/sums.py", "w = 2 * dt * phi ", "w = 2 * dt * phi * phi "),
     Mutant("no window", "kernels/sums.py", "w = 2 * dt * phi ", "w = 2 * dt + 0 * phi "),
     Mutant("one half-line only", "kernels/sums.py", "w = 2 * dt * phi ", "w = dt * phi "),
@@ -92,6 +92,9 @@ MUTANTS = [
     Mutant("harmonics: a sign in the table", "kernels/harmonics.py", "[1, 0, 0, -1, 0, 0, 0, 0]", "[1, 0, 0, 1, 0, 0, 0, 0]", "test_kernels.py", k="reference_s and eager"),
     Mutant("harmonics: the slope of the cosines upside down", "kernels/harmonics.py", ".T - gC @", ".T + gC @", "test_kernels.py", k="reference_s and formula"),
     Mutant("inductor: x dt in the place of half of it", "kernels/inductor.py", "phi = _scaled_product(dt / 2,", "phi = _scaled_product(dt,", "test_kernels.py", k="reference_s and formula"),
+    Mutant("inductor: each part replaces the last", "kernels/inductor.py", "beta=float(start > 0)", "beta=0.0", "test_kernels.py", k="reference_s and formula"),
+    Mutant("inductor: every part weighs as the first", "kernels/inductor.py", "weights[rows]", "weights[: len(phi[rows])]", "test_kernels.py", k="reference_s and formula"),
+    Mutant("slope of the unbiased form for both", "kernels/sums.py", "scale = 2 * w / ((N - 1) if unbiased else N)", "scale = 2 * w / (N - 1)", "test_kernels.py", k="reference_s"),
     Mutant("inductor: the wrong step of the recurrence", "kernels/inductor.py", "(2 - v * (4 - v)) ** 2 - 2", "(2 - v * (4 - v)) ** 2 - 2.01", "test_kernels.py", k="reference_s and formula"),
     Mutant("half turns: a coefficient of the sine", "kernels/half_turns.py", "8.33301729e-3", "8.33401729e-3", "test_half_turns.py"),
     Mutant("half turns: a coefficient of the cosine", "kernels/half_turns.py", "4.16666407e-2", "4.16676407e-2", "test_half_turns.py"),

@@ -23,6 +23,8 @@ from sigreg.kernels.eager import characteristic_sums
 from sigreg.kernels.harmonics import Identities, groups
 from sigreg.kernels.sums import epps_pulley_from_sums
 
+_PART = 1 << 19  # numbers
+
 _CosSin: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -119,13 +121,24 @@ class _ProjectedSums(Function):
             wanted = [v for v in inputs if v is not None]
             grads = iter(torch.autograd.grad(sums, wanted, (gC, gS), create_graph=True))
             return *(None if v is None else next(grads) for v in inputs), None, None
+        V, N, D = z.shape
         gC, gS = (part.permute(2, 0, 1).reshape(-1, P) for part in (gC, gS))
         weights = Identities(P, phi).weights(gC, gS)
-        g = _run(_gradient, phi, weights, J=groups(P)).reshape(K, -1)  # (K, V N)
+        flat, half = z.reshape(V * N, D), ctx.dt / 2
         need_z, need_A, *_ = ctx.needs_input_grad
-        gz = _scaled_product(ctx.dt / 2, g.T, A.T).reshape(z.shape) if need_z else None
-        gA = _scaled_product(ctx.dt / 2, z.reshape(-1, z.shape[-1]).T, g.T) if need_A else None
-        return gz, gA, None, None
+        gz, gA = torch.empty_like(flat) if need_z else None, torch.empty_like(A) if need_A else None
+        # On a CPU the gradient in phi comes a few slices at a time: memory for a second phi is what the
+        # allocator would give back after each step and ask for, page by page, at the next.
+        whole = torch.compiler.is_compiling() or z.device.type != "cpu"
+        width = K if whole else max(1, _PART // (V * N))
+        for start in range(0, K, width):
+            columns, rows = slice(start, start + width), slice(start * V, (start + width) * V)
+            g = _run(_gradient, phi[rows], weights[rows], J=groups(P)).reshape(-1, V * N)  # (K, V N)
+            if gz is not None:
+                gz.addmm_(g.T, A[:, columns].T, beta=float(start > 0), alpha=half)
+            if gA is not None:
+                gA[:, columns] = _scaled_product(half, flat.T, g.T)
+        return None if gz is None else gz.reshape(z.shape), gA, None, None
 
 
 def _scaled_product(scale: float, a: Tensor, b: Tensor) -> Tensor:
