@@ -88,3 +88,19 @@ def test_the_comparison_in_lightlys_readme_is_the_rows_that_are_committed():
     parts = [pd.read_csv(results / f"{q}.csv").assign(question=q) for q in ("hosts", "host_steps")]
     table = engine.module("hosts").table(pd.concat(parts))
     assert table in (ROOT / "integrations/lightly/README.md").read_text()
+
+
+def _cells(text: str, row: str) -> list[str]:
+    (line,) = re.findall(rf"^\| {row} \| (.*) \|$", text, re.MULTILINE)
+    return line.split(" | ")
+
+
+def test_the_comparison_here_is_three_rows_of_the_one_in_lightlys_readme():
+    theirs = (ROOT / "integrations/lightly/README.md").read_text().split("### On real images")[1]
+    names = _cells(theirs, "method")
+    for method in ("LeJEPA", "BYOL", "DINO"):
+        knn, best, linear, step, peak, lines = _cells(README, method)
+        row = dict(zip(names, _cells(theirs, method.lower()), strict=True))
+        assert (knn, linear, step) == (row["k-NN"], row["linear"], row["step, ms"])
+        assert (peak, lines) == (row["peak MiB"], row["lines"])
+        assert best == "not searched" if method == "LeJEPA" else row["k-NN, best lr"].startswith(f"{best} (")

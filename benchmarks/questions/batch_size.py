@@ -1,7 +1,7 @@
 """Does LeJEPA need a large batch?
 
 The paper: it works at 128 and below.  Every run sees the same number of images, so a large batch makes few
-steps; each batch size has its best learning rate of three.
+steps; each batch size has its best learning rate of four.
 """
 
 import pandas as pd
