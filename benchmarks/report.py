@@ -172,6 +172,9 @@ def curves(
         ax.errorbar(stats[x], stats["mean"], yerr=stats["std"].fillna(0), marker="o", capsize=3, label=label)
     if logx:
         ax.set_xscale("log")
+        values = sorted(frame[x].unique())
+        ax.set_xticks(values, [f"{value:g}" for value in values])
+        ax.set_xticks([], minor=True)
     if lines:
         ax.legend()
     return figure

@@ -209,11 +209,11 @@ def figure(frame: pd.DataFrame) -> Figure:
             if not rows:
                 continue
             knn = np.mean([_curve(row, "knn") for row in rows], axis=0)
-            seen = _curve(rows[0], "epoch") / rows[0].epochs * rows[0].images_seen
+            seen = _curve(rows[0], "epoch") / rows[0].epochs * rows[0].images_seen / 1000
             label = name if style == "-" else None
             for ax, x in zip(axes, (seen, _minutes(rows[0], steps)), strict=True):
                 ax.plot(x, 100 * knn, style, color=f"C{color}", label=label, marker="o", markersize=3)
-    axes[0].set(xlabel="images seen", ylabel="k-NN accuracy, %")
+    axes[0].set(xlabel="images seen, thousands", ylabel="k-NN accuracy, %")
     axes[1].set(xlabel="minutes of training (dashed: the best of three learning rates)")
     axes[1].legend(fontsize=8)
     return fig
