@@ -68,7 +68,7 @@ def _names(cfg: DictConfig, device: str) -> list[str]:
     names = list(IMPLEMENTATIONS)
     if device == "cpu":
         names.remove("triton")
-    return [name for name in names if name not in COMPILED or cfg.case in cfg.compiled]
+    return [name for name in names if name not in COMPILED or cfg.compiled]
 
 
 def _in_turns(passes: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
@@ -135,11 +135,11 @@ def _training_step(cfg: DictConfig, device: str) -> list[dict[str, Any]]:
 def table(frame: pd.DataFrame) -> str:
     """Every shape, then growth, then the training step."""
     shapes = frame[frame.case != STEP]
-    compiled = shapes[shapes.implementation.isin(COMPILED)].case.unique()
+    growing = {shapes.case[i] for axis in ("N", "K", "points") for i in _series(_parsed(shapes), axis).index}
     columns = ["ms", "x_projection", "faster_than_lightly", "faster_than_compiled", "extra_mib", "note"]
     parts = []
     for case, rows in shapes.groupby("case", sort=False):
-        if case in compiled or not len(compiled):  # the others are for the slopes
+        if case not in growing or growing.issuperset(shapes.case):  # those are for the slopes
             shown = rows.set_index("implementation").reindex(columns=columns)
             parts.append(f"(V, N, D, K) = ({', '.join(str(case).split('x'))})\n\n{markdown(shown)}")
     parts.append(_growth(shapes))
