@@ -379,5 +379,5 @@ def test_many_grids_fit_into_one_process(monkeypatch):
     inductor._compiled.cache_clear()
     phi = torch.randn(5, 6)
     for J in range(1, 12):  # torch.compile gives up at the ninth variant of one function
-        assert inductor._run(inductor._products, phi, J=J).shape == (5, 8 * J)
+        assert inductor._run(inductor._products, phi, None, J=J).shape == (5, 8 * J)
     inductor._compiled.cache_clear()

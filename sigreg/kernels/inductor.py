@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch
@@ -25,19 +25,23 @@ from sigreg.kernels.sums import epps_pulley_from_sums
 
 _PART = 1 << 19  # numbers
 
-_CosSin: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
+_Pair: TypeAlias = tuple[Tensor, Tensor]
+_CosSin: TypeAlias = Callable[[Tensor], _Pair]
 
 
 def _library(phi: Tensor) -> tuple[Tensor, Tensor]:
     return phi.cos(), phi.sin()
 
 
-def _rows(phi: Tensor, J: int, cos_sin: _CosSin) -> tuple[list[Tensor], list[Tensor]]:
-    """The short rows c_1, s_1, c_3, s_3 and the long ones c_5, s_5, c_13, ..."""
+def _rows(phi: Tensor, J: int, cos_sin: _CosSin, turn: _Pair | None) -> tuple[list[Tensor], list[Tensor]]:
+    """The short rows c_1, s_1, c_3, s_3 and J long ones c_5, s_5, c_13, ..., turned by an angle or not."""
     c1, s1 = cos_sin(phi)
     v = 4 * s1**2  # 2 - 2 cos 2 phi
     c3, s3 = c1 * (1 - v), s1 * (3 - v)
     long = [(c3, -s3), ((2 - v) * c3 - c1, (2 - v) * s3 - s1)]  # m = -3, 5
+    if turn is not None:
+        C, S = turn
+        long = [(C * c - S * s, C * s + S * c) for c, s in long]
     twice_c8 = (2 - v * (4 - v)) ** 2 - 2
     for _ in range(J - 1):
         (c0, s0), (c, s) = long[-2:]
@@ -45,15 +49,17 @@ def _rows(phi: Tensor, J: int, cos_sin: _CosSin) -> tuple[list[Tensor], list[Ten
     return [c1, s1, c3, s3], [part for row in long[1:] for part in row]
 
 
-def _products(phi: Tensor, J: int, cos_sin: _CosSin = _library) -> Tensor:
+def _products(phi: Tensor, turn: _Pair | None, J: int, cos_sin: _CosSin = _library) -> Tensor:
     """`(M, N) -> (M, 8 J)`: every long row times every short one, summed over n."""
-    short, long = _rows(phi, J, cos_sin)
+    short, long = _rows(phi, J, cos_sin, turn)
     return torch.stack([(a * b).sum(-1) for a in long for b in short], dim=-1)
 
 
-def _gradient(phi: Tensor, weights: Tensor, J: int, cos_sin: _CosSin = _library) -> Tensor:
+def _gradient(
+    phi: Tensor, weights: Tensor, turn: _Pair | None, J: int, cos_sin: _CosSin = _library
+) -> Tensor:
     """`(M, N)`: the sum of all products, each with its weight out of `(M, 8 J)`."""
-    short, long = _rows(phi, J, cos_sin)
+    short, long = _rows(phi, J, cos_sin, turn)
     total = torch.zeros_like(phi)
     for i, b in enumerate(short):
         part = torch.zeros_like(phi)
@@ -72,13 +78,11 @@ def _compiled(formula: Callable[..., Any], J: int) -> Callable[..., Any]:
     options: dict[str, Any] = {
         "cpp.enable_floating_point_contract_flag": "fast",  # multiply and add in one instruction
         "cpp.max_horizontal_fusion_size": 32,  # sums in one loop; each loop computes the rows anew
+        "realize_opcount_threshold": 1000,  # operations that a row may have before it is stored: none is
     }
-    # How many operations a row may have before it is stored.  Up to 17 points none is; beyond, rows written
-    # out into one another would take too long to compile.
-    options["realize_opcount_threshold"] = 1000 if J <= 4 else 8
     loop = torch.compile(own, dynamic=True, fullgraph=True, options=options)
 
-    def call(*tensors: Tensor) -> Any:
+    def call(*tensors: Tensor | _Pair | None) -> Any:
         try:
             return loop(*tensors)
         except Exception as error:
@@ -92,10 +96,20 @@ def _compiled(formula: Callable[..., Any], J: int) -> Callable[..., Any]:
     return call
 
 
-def _run(formula: Callable[..., Any], *tensors: Tensor, J: int) -> Any:
+def _run(formula: Callable[..., Any], *tensors: Tensor | _Pair | None, J: int) -> Any:
     if torch.compiler.is_compiling():
         return formula(*tensors, J)
     return _compiled(formula, J)(*tensors)
+
+
+_BLOCK = 4  # long rows in one loop: 16 knots; with more the sums no longer fit into registers
+
+
+def _blocks(phi: Tensor, P: int) -> Iterator[tuple[int, int, _Pair | None]]:
+    """The long rows that P knots need, a few at a time: first, last + 1, and the turn that leads there."""
+    J = groups(P)
+    for first in range(0, J, _BLOCK):
+        yield first, min(J, first + _BLOCK), _library(8 * first * phi) if first else None
 
 
 class _ProjectedSums(Function):
@@ -107,7 +121,8 @@ class _ProjectedSums(Function):
         phi = _scaled_product(dt / 2, A.T, z.reshape(V * N, D).T).reshape(K * V, N)
         ctx.save_for_backward(z, A, phi)
         ctx.dt, ctx.P = dt, P
-        sums = Identities(P, phi).sums(_run(_products, phi, J=groups(P)))
+        products = [_run(_products, phi, turn, J=end - first) for first, end, turn in _blocks(phi, P)]
+        sums = Identities(P, phi).sums(torch.cat(products, dim=-1))
         C, S = (part.reshape(K, V, P).permute(1, 2, 0) for part in sums)  # still in the order of phi
         return C, S
 
@@ -133,7 +148,11 @@ class _ProjectedSums(Function):
         width = K if whole else max(1, _PART // (V * N))
         for start in range(0, K, width):
             columns, rows = slice(start, start + width), slice(start * V, (start + width) * V)
-            g = _run(_gradient, phi[rows], weights[rows], J=groups(P)).reshape(-1, V * N)  # (K, V N)
+            parts = [
+                _run(_gradient, phi[rows], weights[rows, 8 * first : 8 * end], turn, J=end - first)
+                for first, end, turn in _blocks(phi[rows], P)
+            ]
+            g = functools.reduce(Tensor.add_, parts).reshape(-1, V * N)  # (K, V N)
             if gz is not None:
                 gz.addmm_(g.T, A[:, columns].T, beta=float(start > 0), alpha=half)
             if gA is not None:
