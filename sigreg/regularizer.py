@@ -39,7 +39,7 @@ class SIGReg(nn.Module):
             times the slices as there are ranks, at the price of gathering the embeddings.
         unbiased: remove the O(1/N) minibatch bias (Epps-Pulley only).
         backend: how Epps-Pulley is computed (every other statistic is plain tensor operations).  "auto"
-            is "eager"; printing the module shows it.  "inductor" compiles for tens of seconds at the first
+            is "eager"; printing the module shows it.  "inductor" compiles for a minute or two at the first
             call, and "triton" has run under Triton's interpreter only, so both wait to be named.
         **statistic_kwargs: passed on to the statistic, e.g. `t_max=5.0` or `grid="accurate"`.
 

@@ -26,7 +26,7 @@ BACKENDS = ("auto", "eager", "inductor", "triton", "triton-tf32", "triton-bf16")
 def chosen(backend: str, device: torch.device) -> str:
     """The backend that runs on a device: what `"auto"` stands for, or the one that was named.
 
-    `"inductor"` is never chosen for anyone: it compiles for tens of seconds at the first call.  Nor is
+    `"inductor"` is never chosen for anyone: it compiles for a minute or two at the first call.  Nor is
     `"triton"`, on any device, until it has run on a GPU and not only under Triton's interpreter.
     """
     if backend != "auto":
