@@ -191,6 +191,15 @@ def test_directions_can_be_learned(backend):
     assert torch.autograd.gradcheck(lambda A: backend(z.detach(), A), A.requires_grad_(), fast_mode=True)
 
 
+@pytest.mark.parametrize("backend", ["eager", "formula", COMPILED], indirect=True)
+def test_a_backward_pass_called_under_autocast_stays_in_float32(backend):
+    z, A = problem()
+    value = backend(z, A)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (grad,) = torch.autograd.grad(value, z)
+    assert_near(value, grad, reference(z, A))
+
+
 def test_one_infinite_sample_is_seen(backend):
     z, A = problem(K=33)
     z = z.detach()

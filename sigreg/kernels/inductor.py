@@ -138,7 +138,8 @@ class _ProjectedSums(Function):
             return *(None if v is None else next(grads) for v in inputs), None, None
         V, N, D = z.shape
         gC, gS = (part.permute(2, 0, 1).reshape(-1, P) for part in (gC, gS))
-        weights = Identities(P, phi).weights(gC, gS)
+        with torch.autocast(z.device.type, enabled=False):  # for those who call backward() under it
+            weights = Identities(P, phi).weights(gC, gS)
         flat, half = z.reshape(V * N, D), ctx.dt / 2
         need_z, need_A, *_ = ctx.needs_input_grad
         gz, gA = torch.empty_like(flat) if need_z else None, torch.empty_like(A) if need_A else None
