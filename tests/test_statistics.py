@@ -266,12 +266,12 @@ def test_normal_samples_score_below_others(key: str, alternative: str) -> None:
 
 @promise()
 def test_rotation_leaves_the_expected_sigreg_alone(key: str) -> None:
-    """Over 1,000 slices, within three standard errors of their difference."""
+    """Over 4,000 slices, within three standard errors of their difference."""
     z = normal(24, 6, seed=3) * torch.linspace(0.2, 2, 6).double()
     rotation, _ = torch.linalg.qr(normal(6, 6, seed=4))
-    a, b = (gaussian(6, 1000, seed=s, dtype=torch.float64) for s in (0, 1))
+    a, b = (gaussian(6, 4000, seed=s, dtype=torch.float64) for s in (0, 1))
     one, other = TABLE[key].statistic(z @ a), TABLE[key].statistic(z @ rotation @ b)
-    error = (one.var() / 1000 + other.var() / 1000).sqrt()
+    error = (one.var() / 4000 + other.var() / 4000).sqrt()
     assert abs(float(one.mean() - other.mean())) < 3 * float(error)
 
 
