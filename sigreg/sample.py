@@ -42,11 +42,11 @@ class Sample:
     def __init__(self, x: Tensor, weights: Tensor | None = None, group: Group = None) -> None:
         self.group = resolve(group)
         x = checked(x, self.group, weights)
-        self.boolean = weights is not None and weights.dtype == torch.bool
         if weights is None:
-            self.x, self.weights = x, None
+            self.x, self.weights, self.boolean = x, None, False
         else:
             self.weights = _checked_weights(weights, x)
+            self.boolean = weights.dtype == torch.bool
             self.x = torch.where((self.weights > 0).unsqueeze(-1), x, 0.0)
         self._totals: tuple[Number, Number] | None = None
         self._whole: Sample | None = None  # gathered once, for all the statistics that need it

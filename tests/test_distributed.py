@@ -407,3 +407,74 @@ def test_every_test_that_the_document_names_exists():
     files = {file.stem for file in here.glob("test_*.py")}
     assert len(named) > 20
     assert named - defined - files == set()
+
+
+# Weights and memory
+
+
+def weighted(problem: Problem, masked: bool) -> Tensor:
+    generator = torch.Generator().manual_seed(problem.seed)
+    w = torch.rand(problem.V, sum(problem.split), dtype=torch.float64, generator=generator)
+    w[:, sum(problem.split[:-1]) :] = 0  # the last rank has no valid row
+    return w > 0.4 if masked else w.to(problem.dtype)
+
+
+def weighted_step(problem: Problem, masked: bool, rank: int | None) -> tuple[Tensor, Tensor]:
+    model, weights = problem.network(), weighted(problem, masked)
+    if rank is None:
+        loss = LeJEPALoss(0.3, problem.sigreg(group=None))(model(problem.batch()), weights=weights)
+        loss.backward()
+        return loss.detach(), gradients(model)
+    ddp, part = DDP(model), weights.split(problem.split, dim=1)[rank]
+    loss = LeJEPALoss(0.3, problem.sigreg())(ddp(problem.part(rank)), weights=part)
+    loss.backward()
+    return loss.detach(), gradients(ddp)
+
+
+def weighted_on_rank(problem: Problem, masked: bool) -> tuple[Tensor, Tensor]:
+    return weighted_step(problem, masked, dist.get_rank())
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("statistic", sorted(set(CHOICES) - {"user's own"}))
+def test_weights_over_ranks_equal_one_process(statistic, masked):
+    if statistic == "vasicek_entropy" and not masked:
+        pytest.skip("spacings have no weighted form")
+    problem = Problem(split=(7, 4, 3), statistic=statistic)
+    loss, gradient = weighted_step(problem, masked, None)
+    for theirs, their_gradient in on_ranks(3, weighted_on_rank, problem, masked):
+        assert_close(theirs, loss, **problem.tolerance(loss))
+        assert_close(their_gradient, gradient, **problem.tolerance(gradient))
+
+
+def traffic_of_a_masked_step(problem: Problem) -> Traffic:
+    sigreg = problem.sigreg()
+    z = torch.randn(problem.V, problem.split[dist.get_rank()], problem.D, requires_grad=True)
+    sigreg(z, torch.arange(z.shape[1]) > 0)
+    with Traffic() as traffic:
+        sigreg(z, torch.arange(z.shape[1]) > 0).backward()
+    return traffic
+
+
+def test_a_mask_needs_no_second_message():
+    problem = Problem(split=(5, 5))
+    for traffic in on_ranks(2, traffic_of_a_masked_step, problem):
+        assert traffic.calls == {"allreduce": 1}
+        assert traffic.bytes == {"allreduce": 4 * (problem.V * problem.K * 16 * 2 + 2 * problem.V + 1)}
+        assert traffic.reads == 0
+
+
+def with_memory(problem: Problem, calls: int) -> list[Tensor]:
+    sigreg = problem.sigreg(memory=4)
+    return [sigreg(problem.part(dist.get_rank()) + i) for i in range(calls)]
+
+
+def test_memories_of_ranks_are_one_memory():
+    """Each of two ranks keeps half of the four rows, so that one process holds the same ones."""
+    problem = Problem(split=(2, 2))
+    batches = [problem.batch() + i for i in range(3)]
+    expected = [
+        problem.sigreg(group=None)(torch.cat(batches[max(0, i - 1) : i + 1], dim=1), step=i) for i in range(3)
+    ]
+    for values in on_ranks(2, with_memory, problem, 3):
+        assert_close(values, expected)

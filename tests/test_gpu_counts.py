@@ -1,4 +1,4 @@
-"""What the default costs on a GPU, counted on tensors without data: launches, bytes, memory, synchronisations."""
+"""What the default costs on a GPU, counted on tensors without data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGReg under torch.func, torch.compile, torch.export and higher derivatives: every statistic, every kind."""
+"""SIGReg under torch.func, torch.compile, torch.export and higher derivatives."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from sigreg.directions import DIRECTIONS
 from sigreg.functional import sigreg
 from sigreg.univariate import STATISTICS
 from tests.test_statistics import normal
+
+# torch's own decompositions, imported by jvp, are scripted
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 
 CHOICES = {**{name: name for name in STATISTICS}, "mix": {"epps_pulley": 1.0, "vcreg": 0.1}}
 every_choice = pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)

@@ -225,5 +225,5 @@ def test_bad_weights_are_named(weights, error, says) -> None:
 
 
 def test_vasicek_takes_a_mask_but_no_weights() -> None:
-    with pytest.raises(ValueError, match="no weighted form.*bool mask"):
+    with pytest.raises(ValueError, match=r"no weighted form.*bool mask"):
         STATISTICS["vasicek_entropy"](normal(12, 1), weights=torch.rand(12))
