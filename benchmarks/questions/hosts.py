@@ -20,9 +20,15 @@ from benchmarks.host_runs import check, measure
 from benchmarks.hosts import METHODS
 from benchmarks.report import markdown, spread
 
-__all__ = ["check", "figure", "measure", "sources", "table"]
+__all__ = ["check", "figure", "measure", "measured_code", "sources", "table"]
 
 sources = ("hosts", "host_steps")
+measured_code = (
+    "benchmarks/hosts.py",
+    "benchmarks/host_runs.py",
+    "benchmarks/augment.py",
+    "benchmarks/probes.py:classifier,effective_rank",
+)
 
 
 def _spearman(curve: dict[str, list[float]]) -> float | None:
