@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from benchmarks import engine
+from benchmarks import engine, origin
 from benchmarks.rows import Table
 
 HERE = Path(__file__).parent
@@ -79,21 +79,8 @@ def section(name: str, scale: str, frame: pd.DataFrame, out: Path | None = None)
     verdict = OmegaConf.load(engine.CONF / "question" / f"{name}.yaml").get("verdict")
     verdicts = verdict if OmegaConf.is_dict(verdict) else {"cpu": verdict}
     parts.append(f"**Verdict.** {' '.join(str(verdicts.get(scale) or 'None yet.').split())}")
-    parts.append(f"*{_source(name, scale, frame)}*\n")
+    parts.append(origin.line(name, scale, frame))
     return "\n\n".join(parts)
-
-
-def _source(name: str, scale: str, frame: pd.DataFrame) -> str:
-    def known(column: str) -> str:
-        return ", ".join(str(value) for value in frame[column].dropna().unique())
-
-    hours = frame.drop_duplicates(["question", "date", "seconds"]).seconds.sum() / 3600
-    dirty = int((frame.dirty.astype(str) == "True").sum())
-    return (
-        f"{len(frame)} rows, {hours:.2f} hours of runs on {known('device')}; torch {known('torch')}; "
-        f"commit {known('commit')}{f', {dirty} rows from a changed tree' if dirty else ''}. "
-        f"`python -m benchmarks {name} scale={scale}`"
-    )
 
 
 def markdown(frame: pd.DataFrame) -> str:
