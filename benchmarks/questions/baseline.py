@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks import data, training
+from benchmarks import training
 from benchmarks.report import axes, means
 
 KINDS = ("pixels", "untrained", "trained")
@@ -25,9 +25,11 @@ def check(cfg: DictConfig) -> None:
 def measure(cfg: DictConfig) -> dict[str, Any]:
     """Accuracies of pixels, of a network that took no step (one epoch for BatchNorm), of the trained one."""
     if cfg.features == "pixels":
-        images = data.load(cfg.data, cfg.data_root, cfg.size, cfg.images)
-        train, test = (x.flatten(1).float().div(255).numpy() for x in (images.train, images.test))
-        return {"method": "none", **training.probed(train, test, images, cfg)}
+        images, selection = training.splits(cfg)
+        parts = [images.train, images.test, *([selection.images] if selection else [])]
+        train, test, *held = (x.flatten(1).float().div(255).numpy() for x in parts)
+        found = training.probed(train, test, images, cfg, held[0] if held else None, selection)
+        return {"method": "none", **found}
     if cfg.features == "untrained":
         cfg = OmegaConf.merge(cfg, {"lr": 0.0, "epochs": 1})
     return training.measure(cfg)
