@@ -21,7 +21,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks import provenance
+from benchmarks import data, provenance
 from benchmarks.rows import Table
 from sigreg import multivariate
 from sigreg.directions import DIRECTIONS
@@ -29,7 +29,7 @@ from sigreg.univariate import STATISTICS
 
 CONF = Path(__file__).parent / "conf"
 QUESTIONS = Path(__file__).parent / "questions"
-NOT_RECORDED = {"name", "sweep", "verdict", "results", "hydra"}
+NOT_RECORDED = {"name", "sweep", "verdict", "results", "checkpoints", "hydra"}
 NOT_COMPARED = {"threads", "accelerator", "devices", "data_root"}  # where and how a run goes, not what it is
 
 # Sweeps over everything the library has, whatever it has by now.
@@ -92,7 +92,8 @@ def run(cfg: DictConfig) -> None:
     with provenance.measured() as cost:
         results = module(cfg.name).measure(cfg)
     results = results if isinstance(results, list) else [results]
-    table.append([{**settings(cfg), **result, **cost, **source} for result in results])
+    images = {"data_sha256": data.digest(cfg.data, cfg.data_root, cfg.get("size"))} if "data" in cfg else {}
+    table.append([{**settings(cfg), **result, **cost, **images, **source} for result in results])
 
 
 class Progress(Callback):

@@ -8,126 +8,21 @@ Time is steps times the step time that `host_steps` measured, methods in turns.
 
 from __future__ import annotations
 
-import time
-import warnings
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pandas as pd
-import torch
-from lightly.utils.benchmarking.knn import knn_predict
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
 from scipy.stats import spearmanr
-from torch import Tensor
-from torch.nn.functional import normalize
-from torch.utils.data import DataLoader
 
-from benchmarks import data, probes
-from benchmarks.hosts import METHODS, lines
+from benchmarks.host_runs import check, measure
+from benchmarks.hosts import METHODS
 from benchmarks.report import markdown, spread
-from benchmarks.training import Batches
+
+__all__ = ["check", "figure", "measure", "sources", "table"]
 
 sources = ("hosts", "host_steps")
-
-
-def check(cfg: DictConfig) -> None:
-    """Raises ValueError for what cannot run."""
-    if cfg.method not in METHODS:
-        raise ValueError(f"method={cfg.method!r} is unknown; use one of {', '.join(METHODS)}")
-    data.check(cfg.data, cfg.data_root)
-
-
-class _Checkpoints(L.Callback):
-    """Loss, accuracy and training time after every epoch; probing takes none of that time."""
-
-    def __init__(self, images: data.Images, every: int) -> None:
-        self.images, self.every = images, every
-        self.seconds, self.losses = 0.0, []  # type: float, list[float]
-        self.curve: dict[str, list[float]] = {"epoch": [], "loss": [], "knn": [], "linear": []}
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        self.start = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, method: L.LightningModule, outputs: Any, *args: Any
-    ) -> None:
-        self.losses.append(float(outputs["loss"]))
-        self.seconds += time.perf_counter() - self.start
-
-    def on_train_epoch_end(self, trainer: Any, method: Any) -> None:
-        epoch, loss = trainer.current_epoch + 1, float(np.mean(self.losses))
-        self.losses = []
-        if epoch % self.every and epoch != trainer.max_epochs:
-            return
-        train, test = (embedded(method.backbone, x) for x in (self.images.train, self.images.test))
-        self.test = test
-        knn, linear = accuracies(train, self.images.train_labels, test, self.images.test_labels)
-        for name, value in zip(self.curve, (epoch, loss, knn, linear), strict=True):
-            self.curve[name].append(round(value, 5))
-
-
-@torch.no_grad()
-def embedded(backbone: torch.nn.Module, images: Tensor) -> Tensor:
-    """Frozen features `(n, F)` on the CPU; leaves the backbone in training."""
-    device = next(backbone.parameters()).device
-    backbone.eval()
-    parts = [backbone(part.to(device).float().div(255)).float().cpu() for part in images.split(500)]
-    backbone.train()
-    return torch.cat(parts)
-
-
-def accuracies(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> tuple[float, float]:
-    """k-NN as lightly has it, and linear."""
-    if not (train.isfinite().all() and test.isfinite().all()):
-        return float("nan"), float("nan")
-    classes, bank = int(train_labels.max()) + 1, normalize(train, dim=1).T
-    k = min(200, len(train))
-    parts = zip(normalize(test, dim=1).split(500), test_labels.split(500), strict=True)
-    hits = sum((knn_predict(x, bank, train_labels, classes, k, 0.1)[:, 0] == y).sum() for x, y in parts)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the number of iterations is a fixed budget
-        linear = probes.classifier("linear", "all").fit(train.numpy(), train_labels.numpy())
-    return float(hits) / len(test), float(linear.score(test.numpy(), test_labels.numpy()))
-
-
-def measure(cfg: DictConfig) -> dict[str, Any]:
-    """Train one method; its checkpoints as lists, its last accuracies as numbers."""
-    images = data.load(cfg.data, cfg.data_root, cfg.size, cfg.images)
-    loader = DataLoader(Batches(images.train), cfg.batch_size, shuffle=True, drop_last=True, collate_fn=_same)
-    checkpoints = _Checkpoints(images, cfg.every)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's advice on workers; weight_norm in lightly's DINO head
-        method = METHODS[cfg.method](cfg, images.train.shape[1], cfg.epochs * len(loader))
-        L.Trainer(
-            max_epochs=cfg.epochs,
-            accelerator=cfg.accelerator,
-            precision=cfg.precision,
-            callbacks=[checkpoints],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        ).fit(method, loader)
-    curve = checkpoints.curve
-    return {
-        "views": method.views,
-        "steps": method.steps,
-        "images_seen": method.steps * cfg.batch_size,
-        "knn": curve["knn"][-1],
-        "linear": curve["linear"][-1],
-        "effective_rank": round(probes.effective_rank(checkpoints.test.numpy()), 3),
-        "spearman": _spearman(curve),
-        "step_ms": round(1e3 * checkpoints.seconds / method.steps, 2),
-        "lines": lines(cfg.method),
-        **{f"curve_{name}": values for name, values in curve.items()},
-    }
-
-
-def _same(batch: Tensor) -> Tensor:
-    return batch
 
 
 def _spearman(curve: dict[str, list[float]]) -> float | None:
