@@ -1,8 +1,8 @@
 """`python -m benchmarks.bracket QUESTION LINE=A,B,C KEY [key=value ...]`: search KEY in steps of 2.
 
 For every value of LINE (a statistic, say) a coarse scan of KEY at the first seed finds where to begin; then
-KEY moves in steps of 2 at the search seeds until the best value by the selection split has a worse neighbour on
-both sides; then the best one runs at all seeds.  Every run is an ordinary row of the question, so that an
+KEY moves in steps of 2 at the search seeds until the best value by the selection split has a worse neighbour
+on both sides; then the best one runs at all seeds.  Every run is an ordinary row of the question, so that an
 interrupted search goes on where it was.  The test split takes no part.
 """
 
