@@ -42,7 +42,7 @@ def table(frame: pd.DataFrame, by: list[str], reference: dict[str, object] | Non
     lines = []
     for values, rows in shown.groupby(by, sort=True):
         line = dict(zip(by, values, strict=True))
-        line |= {c: spread(rows[c], counted=True) for c in columns}
+        line |= {c: spread(rows[c]) for c in columns}
         if reference is not None:
             same = len(base) and all(line[key] == value for key, value in reference.items())
             name = "against " + ", ".join(f"{key}={value}" for key, value in reference.items())

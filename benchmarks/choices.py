@@ -65,11 +65,11 @@ def paired(one: pd.Series, other: pd.Series, level: float = 0.95) -> tuple[float
 
 
 def difference(one: pd.DataFrame, other: pd.DataFrame, column: str = "accuracy") -> str:
-    """`+0.8 [0.2, 1.4] (10)`: paired difference in points, 95 % interval, pairs."""
+    """`+0.8 [0.2, 1.4] (n = 10)`: paired difference in points, 95 % interval, pairs."""
     mean, low, high, n = paired(*(rows.groupby("seed")[column].mean() for rows in (one, other)))
     if n < 2:
-        return f"{100 * mean:+.1f} ({n})" if n else ""
-    return f"{100 * mean:+.1f} [{100 * low:.1f}, {100 * high:.1f}] ({n})"
+        return f"{100 * mean:+.1f} (n = {n})" if n else ""
+    return f"{100 * mean:+.1f} [{100 * low:.1f}, {100 * high:.1f}] (n = {n})"
 
 
 def rank_correlation(x: pd.Series, y: pd.Series) -> float:

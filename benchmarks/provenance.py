@@ -36,14 +36,15 @@ def source() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
     try:
-        commit = _git("rev-parse", "--short=10", "HEAD")
-        dirty = bool(_git("status", "--porcelain", "--", *SOURCES))
+        commit = git("rev-parse", "--short=10", "HEAD")
+        dirty = bool(git("status", "--porcelain", "--", *SOURCES))
     except (OSError, subprocess.CalledProcessError):
         commit, dirty = None, None  # not a checkout
     return {"commit": commit, "dirty": dirty, **versions, "python": platform.python_version()}
 
 
-def _git(*command: str) -> str:
+def git(*command: str) -> str:
+    """What git prints in this checkout."""
     done = subprocess.run(["git", *command], cwd=ROOT, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from benchmarks import engine
+from benchmarks import engine, origin
 from benchmarks.rows import Table
 
 HERE = Path(__file__).parent
@@ -17,8 +17,8 @@ HEAD = """# Results
 Written by `python -m benchmarks report` from the rows in `benchmarks/results/`; edit neither this file nor
 the figures.  The verdicts are written by hand, in `benchmarks/conf/question/`.
 
-`94.8 ± 0.5 (10)` is the mean, the standard deviation over seeds (initialisation, order and augmentation;
-the split and the draws of labels stay) and the number of runs.  `+0.8 [0.2, 1.4] (10)` is a difference
+`94.8 ± 0.5 (n = 10)` is the mean, the standard deviation over seeds (initialisation, order and augmentation;
+the split and the draws of labels stay) and the number of runs.  `+0.8 [0.2, 1.4] (n = 10)` is a difference
 between runs of equal seeds in points, its 95 % interval by Student's t, uncorrected for the number of
 comparisons, and the number of pairs. `linear_10` is a linear probe with 10 labels a class, `knn_1` k-NN
 with 1.  On digits 899 images train, 449 choose between settings (selection) and 449 test; one image is 0.22
@@ -120,29 +120,12 @@ def section(name: str, scale: str, frame: pd.DataFrame, out: Path | None = None)
     verdict = OmegaConf.load(engine.CONF / "question" / f"{name}.yaml").get("verdict")
     verdicts = verdict if OmegaConf.is_dict(verdict) else {"cpu": verdict}
     parts.append(f"**Verdict.** {' '.join(str(verdicts.get(scale) or 'None yet.').split())}")
-    parts.append(f"*{_source(name, scale, frame)}*\n")
-    return "\n\n".join(parts)
-
-
-def _source(name: str, scale: str, frame: pd.DataFrame) -> str:
-    def known(column: str) -> str:
-        return ", ".join(str(value) for value in frame[column].dropna().unique())
-
-    hours = frame.drop_duplicates(["question", "date", "seconds"]).seconds.sum() / 3600
-    dirty = int((frame.dirty.astype(str) == "True").sum())
-    command = getattr(engine.module(name), "commands", {}).get(
-        scale, f"python -m benchmarks {name} scale={scale}"
-    )
-    replaced = frame.attrs.get("replaced")
-    return (
-        f"{len(frame)} rows, {hours:.2f} hours of runs on {known('device')}; torch {known('torch')}; "
-        f"commit {known('commit')}{f', {dirty} rows from a changed tree' if dirty else ''}. `{command}`"
-        + (
-            f" {replaced} older rows without a selection split are in the file and not shown."
-            if replaced
-            else ""
+    if replaced := frame.attrs.get("replaced"):
+        parts.append(
+            f"*{replaced} older rows, of a base that was not searched, are in the file and not shown.*"
         )
-    )
+    parts.append(origin.line(name, scale, frame))
+    return "\n\n".join(parts)
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -159,18 +142,17 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def spread(values: pd.Series, percent: bool = True, counted: bool = False) -> str:
-    """Mean and sd over runs, `93.7 ± 0.4`, in percent for accuracies; followed by `(n)` where counted."""
+def spread(values: pd.Series, percent: bool = True) -> str:
+    """Mean, sd and number of runs, `93.7 ± 0.4 (n = 3)`, in percent for accuracies."""
     values = values.dropna().astype(float)
     if not len(values):
         return "none"
-    mean, sd = values.mean(), values.std()
-    number = f" ({len(values)})" if counted else ""
+    mean, sd, number = values.mean(), values.std(), f"(n = {len(values)})"
     if percent:
-        text = f"{100 * mean:.1f} ± {100 * sd:.1f}" if len(values) > 1 else f"{100 * mean:.1f}"
-    else:
-        text = f"{mean:.3g} ± {sd:.2g}" if len(values) > 1 else f"{mean:.3g}"
-    return text + number
+        return (
+            f"{100 * mean:.1f} ± {100 * sd:.1f} {number}" if len(values) > 1 else f"{100 * mean:.1f} {number}"
+        )
+    return f"{mean:.3g} ± {sd:.2g} {number}" if len(values) > 1 else f"{mean:.3g} {number}"
 
 
 def means(
@@ -183,7 +165,7 @@ def means(
     """Mean ± sd (n) over seeds: one line per `rows`, one column per value of `columns` (or per `values`)."""
 
     def cell(values: pd.Series) -> str:
-        return spread(values, percent, counted=True)
+        return spread(values, percent)
 
     by = [rows] if isinstance(rows, str) else rows
     filled = frame.assign(**{key: frame[key].astype(object).fillna("none") for key in [*by, columns] if key})

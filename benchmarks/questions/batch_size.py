@@ -16,7 +16,6 @@ from benchmarks.training import measure as measure
 
 sources = ("batch_size", "batch_steps")
 KINDS = {"batch_size": "equal images", "batch_steps": "equal steps"}
-commands = {"cpu": "python -m benchmarks batch_size; python -m benchmarks batch_steps"}
 
 
 def _chosen(frame: pd.DataFrame) -> pd.DataFrame:
@@ -37,8 +36,8 @@ def table(frame: pd.DataFrame) -> str:
         edge = " (edge)" if at_edge(tried, "lr", lr) else ""
         lines.append(
             {"kind": kind, "batch_size": batch, "lr": f"{lr:g}{edge}", "steps": int(rows.steps.iloc[0])}
-            | {column: spread(rows[column], counted=True) for column in accuracy.probes(frame)}
-            | {"effective rank": spread(rows.effective_rank, percent=False, counted=True)}
+            | {column: spread(rows[column]) for column in accuracy.probes(frame)}
+            | {"effective rank": spread(rows.effective_rank, percent=False)}
         )
     return markdown(pd.DataFrame(lines).set_index(["kind", "batch_size"]))
 

@@ -14,14 +14,6 @@ from benchmarks.report import markdown, spread
 from benchmarks.training import check as check
 from benchmarks.training import measure as measure
 
-ALL = (
-    "epps_pulley,moments,watson,vcreg,cramer_von_mises,exact_sigreg,anderson_darling,extended_jarque_bera,"
-    "vasicek_entropy,shapiro_francia,jarque_bera"
-)
-commands = {
-    "cpu": f"python -m benchmarks.bracket statistic statistic={ALL} lambda_param; "
-    "python -m benchmarks statistic statistic=none lambda_param=0.02 seed=0,1,2,3,4,5,6,7,8,9"
-}
 USUAL = "epps_pulley"
 
 
@@ -44,10 +36,10 @@ def table(frame: pd.DataFrame) -> str:
         edge = " (edge)" if name != "none" and at_edge(tried, "lambda_param", value) else ""
         lines[name] = {"lambda": f"{value:g}{edge}"}
         for column in accuracy.probes(frame):
-            lines[name][column] = spread(rows[column], counted=True)
+            lines[name][column] = spread(rows[column])
             if name != USUAL:
                 lines[name][f"{column} against Epps-Pulley"] = difference(rows, usual, column)
-        lines[name]["effective rank"] = spread(rows.effective_rank, percent=False, counted=True)
+        lines[name]["effective rank"] = spread(rows.effective_rank, percent=False)
         lines[name]["diverged"] = f"{int(tried.diverged.sum())} of {len(tried)}"
     return markdown(pd.DataFrame.from_dict(lines, orient="index").fillna("").rename_axis("statistic"))
 
