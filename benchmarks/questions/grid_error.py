@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks import picture
 from benchmarks.report import markdown
-from sigreg import kernels
+from sigreg.functional import sigreg
 from sigreg.univariate import epps_pulley
 
 
@@ -54,7 +54,7 @@ def exact(x: Tensor) -> Tensor:
 
 def _seconds(z: Tensor, A: Tensor, t_max: float, num_points: int) -> float:
     start = time.perf_counter()
-    kernels.sliced_epps_pulley(z, A, t_max=t_max, num_points=num_points, backend="eager").backward()
+    sigreg(z, A, backend="eager", group=None, t_max=t_max, num_points=num_points).backward()
     return time.perf_counter() - start
 
 

@@ -126,7 +126,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         2,
         2,
         title="Training loss against accuracy, one objective a panel",
-        note="Digits; a point is a run, and in the last panel the mean over the seeds. rho is Spearman's rank "
+        note="Digits; a point is a run, and in the last panel the mean over the seeds. rho is Spearman's "
         "correlation of low loss with high accuracy over the runs of a panel; its interval is in the table.",
     )
     for ax, (name, varied, rows) in zip(axes, shown, strict=False):

@@ -31,7 +31,7 @@ from sigreg.collectives import resolve
 
 ALPHA, BETA = 10e-6, 50e9  # seconds a hop, bytes a second
 POINTS = 16  # of the 17-point grid; the one at 0 contributes nothing
-TAIL = 11  # numbers behind the sums: count, stamp and flag
+TAIL = 3  # numbers behind the sums: the weights, their squares, the fingerprint
 METHODS = ("sums", "sums_more", "lightly", "gather")
 REMOVED = {"per_rank": "per_rank (removed from the library)"}
 
@@ -106,7 +106,7 @@ def loss_function(method, world, K, seed):
         return Lightly(num_vectors=K, gather_distributed=world > 1)
     if method == "gather":
         local = SIGReg(num_slices=K, seed=seed, group=None)
-        return lambda z: local(resolve("auto").gather(z))
+        return lambda z: local(*resolve("auto").all_gather(z))
     return SIGReg(num_slices=K * world if method == "sums_more" else K, seed=seed)
 
 
@@ -163,7 +163,13 @@ def measure(cfg):
         return json.loads(Path(folder, "rows.json").read_text())
 
 
+def newest(frame):
+    """The rows of the last sweep's settings: others have other numbers of samples."""
+    return frame[frame.samples == frame.sort_values("date").samples.iloc[-1]]
+
+
 def table(frame):
+    frame = newest(frame)
     named = frame.assign(method=frame.method.replace(REMOVED))
     mean = named.groupby(["world", "N", "method"], sort=False)[
         ["collectives", "sent_bytes", "step_ms", "collectives_ms", "sd"]
@@ -203,11 +209,12 @@ NAMES = {
 
 def figure(frame):
     """Bytes that were sent and counted, then times on gloo, then the model."""
+    frame = newest(frame)
     figure, (sent_ax, time_ax, model_ax) = picture.panels(
         1,
         3,
         title="Sharing a batch over ranks",
-        note=f"Bytes: counted in calls of {int(frame.world.max())} processes and equal to the formula. "
+        note=f"Bytes: counted in calls by {int(frame.world.max())} processes and equal to a formula. "
         f"Times: processes that share a few CPU cores, mean and range over {frame.seed.nunique()} seeds; read "
         f"them as ratios. The model assumes alpha = {ALPHA * 1e6:.0f} us a hop and "
         f"beta = {BETA / 1e9:.0f} GB/s, V = 8, N = 256 a rank, D = 64, K = 1024; it was never run on GPUs.",
