@@ -22,8 +22,6 @@ class Memory(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"memory={size} must be at least 1, the number of embeddings kept; 0 keeps none")
         self.size = size
         self.register_buffer("rows", None)  # (..., M, D), the newest last
         self.register_buffer("weights", None)  # (..., M), 0 where nothing has been stored yet

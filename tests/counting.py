@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 
 import torch
@@ -25,10 +26,12 @@ class KernelCount(TorchDispatchMode):
         self.kernels: Counter[str] = Counter()
         self.bytes = 0
         self.transfers: list[str] = []
-        self.largest = 0
+        self.peak = 0  # bytes of all tensors that were alive at once, those of the caller not counted
+        self._alive: dict[int, int] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
+        self._track(out)
         name = func._schema.name.split("::")[1]
         if name in NO_KERNEL.split(" "):
             return out
@@ -37,10 +40,19 @@ class KernelCount(TorchDispatchMode):
         devices = {t.device.type for t in tensors if t.ndim > 0 or t.device.type != "cpu"}
         self.kernels[name] += 1
         self.bytes += sum(t.numel() * t.element_size() for t in tensors)
-        self.largest = max([self.largest, *(t.numel() * t.element_size() for t in tensors)])
         if name == "_local_scalar_dense" or len(devices) > 1:
             self.transfers.append(f"{name} {sorted(devices)}")
         return out
+
+    def _track(self, out) -> None:
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                key = storage._cdata
+                if key not in self._alive:
+                    self._alive[key] = storage.nbytes()
+                    weakref.finalize(storage, self._alive.pop, key, None)
+        self.peak = max(self.peak, sum(self._alive.values()))
 
     @property
     def total(self) -> int:
