@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -36,11 +35,15 @@ STYLE = {
 }
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """The look of the demo's report."""
+def panels(rows: int, columns: int) -> tuple[Figure, NDArray[Any]]:
+    """A figure of panels that share the y axis within a row, in the look of the demo's report."""
     with plt.rc_context(STYLE):
-        yield
+        return plt.subplots(rows, columns, figsize=(11, 4 * rows), layout="constrained", sharey="row")
+
+
+def headline(figure: Figure, text: str) -> None:
+    """The line over all panels: data, network, number of runs."""
+    figure.suptitle(text, fontsize=13, x=0.01, ha="left")
 
 
 def numbers(row: Any, name: str) -> Floats:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -35,6 +34,9 @@ SETTING = ["optimizer", "lr_times"]
 
 def spread(values: pd.Series) -> str:
     """Percent: mean ± sd over seeds with their number; a single run is named as one."""
+    values = values.dropna()
+    if not len(values):
+        return "diverged"
     mean = f"{100 * values.mean():.1f}"
     return f"{mean} ± {100 * values.std():.1f} (n = {len(values)})" if len(values) > 1 else f"{mean} (n = 1)"
 
@@ -43,7 +45,7 @@ def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
     """The runs by the present protocol, their optimizer by name."""
     runs = frame[frame.question.isin(["hosts", "hosts_long"])].copy()
     if "selection_knn" not in runs:
-        return runs.iloc[:0]
+        return runs.iloc[:0].assign(diverged=False)
     runs = runs[runs.diverged.notna()]
     own = runs.method.map({name: method.own for name, method in METHODS.items()})
     runs["optimizer"] = runs.optimizer.where(runs.optimizer.notna(), own) if "optimizer" in runs else own
@@ -135,9 +137,9 @@ def _first(runs: pd.DataFrame) -> str:
 def table(frame: pd.DataFrame) -> str:
     """The fair search; below it the first protocol, while its rows are there."""
     runs, steps = runs_of(frame), steps_of(frame)
-    old = frame[(frame.question == "hosts") & frame.knn.notna()].drop(runs.index)
+    old = frame[frame.question == "hosts"].drop(runs.index)
     parts = []
-    if len(runs):
+    if len(runs) and "lejepa" in set(runs.method):
         parts.append(_fair(runs, steps))
         parts.append(f"Search on held-out training images, tested on all test images; data {_known(runs)}.")
     if len(old):
@@ -156,35 +158,32 @@ def figure(frame: pd.DataFrame) -> Figure:
     """Above, test accuracy against images at the chosen settings; below, the search that chose them."""
     runs = runs_of(frame)
     runs = runs[runs.epochs == runs.epochs[runs.method == "lejepa"].max()]
-    with host_figures.style():
-        fig, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained", sharey="row")
-        for row, (above, below) in zip(("knn", "linear"), axes.T, strict=True):
-            title = "k-NN" if row == "knn" else "Linear"
-            ends = []
-            for name in [name for name in METHODS if name in set(runs.method)]:
-                own = runs[runs.method == name]
-                chosen = best(own, f"selection_{row}")
-                epochs = host_figures.numbers(chosen.iloc[0], "curve_epoch")
-                images = epochs / chosen.epochs.iloc[0] * chosen.images_seen.iloc[0] / 1000
-                ends.append(host_figures.curve(above, chosen, row, images))
-                _search(below, own, f"selection_{row}")
-            above.set(title=f"{title} accuracy at the chosen setting", xlabel="images seen, thousands")
-            below.set(
-                title=f"{title}: the search, on held-out images", xlabel="learning rate, times its recipe's"
-            )
-            below.set_xscale("log")
-            below.set_xticks([0.3, 1, 3, 10, 30], ["0.3", "1", "3", "10", "30"])
-            below.set_xticks([], minor=True)
-            host_figures.label(above, ends)
-        axes[0, 0].set_ylabel("accuracy on test images, %")
-        axes[1, 0].set_ylabel("accuracy on held-out images, %\n(filled: SGD; open: AdamW)")
-        seeds = runs.groupby(["method", *SETTING]).seed.nunique()
-        fig.suptitle(
-            f"{_size(runs)} CIFAR-10 images, narrow ResNet-9, 16 epochs; {_seeds(seeds)}, band: sd",
-            fontsize=13,
-            x=0.01,
-            ha="left",
+    fig, axes = host_figures.panels(2, 2)
+    for row, (above, below) in zip(("knn", "linear"), axes.T, strict=True):
+        title = "k-NN" if row == "knn" else "Linear"
+        ends = []
+        for name in [name for name in METHODS if name in set(runs.method)]:
+            own = runs[runs.method == name]
+            chosen = best(own, f"selection_{row}")
+            _search(below, own, f"selection_{row}")
+            if chosen.diverged.astype(bool).any():
+                continue
+            epochs = host_figures.numbers(chosen.iloc[0], "curve_epoch")
+            images = epochs / chosen.epochs.iloc[0] * chosen.images_seen.iloc[0] / 1000
+            ends.append(host_figures.curve(above, chosen, row, images))
+        above.set(title=f"{title} accuracy at the chosen setting", xlabel="images seen, thousands")
+        below.set(
+            title=f"{title}: the search, on held-out images", xlabel="learning rate, times its recipe's"
         )
+        below.set_xscale("log")
+        below.set_xticks([0.3, 1, 3, 10, 30], ["0.3", "1", "3", "10", "30"])
+        below.set_xticks([], minor=True)
+        host_figures.label(above, ends)
+    axes[0, 0].set_ylabel("accuracy on test images, %")
+    axes[1, 0].set_ylabel("accuracy on held-out images, %\n(filled: SGD; open: AdamW)")
+    seeds = _seeds(runs.groupby(["method", *SETTING]).seed.nunique())
+    epochs = f"{runs.epochs.max():g} epochs"
+    host_figures.headline(fig, f"{_size(runs)} images, narrow ResNet-9, {epochs}; {seeds}, band: sd")
     return fig
 
 
@@ -206,5 +205,8 @@ def _seeds(counts: pd.Series) -> str:
 
 
 def _size(runs: pd.DataFrame) -> str:
+    """How many images trained, which data: `10,000 cifar10`."""
+    count = runs.images_seen.iloc[0] / runs.epochs.iloc[0]
     images = runs.images.dropna()
-    return f"{10 * int(images.iloc[0]):,}" if len(images) else "50,000"
+    data = str(runs.data.iloc[0]).rpartition("/")[2]
+    return f"{10 * int(images.iloc[0]) if len(images) else int(count):,} {data}"
