@@ -131,6 +131,8 @@ class SIGReg(nn.Module):
                 mode.
         """
         group = collectives.resolve(self.group)
+        if self.memory is not None and weights is None:
+            weights = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
         sample = Sample(z, weights, group)
         if group.size > 1:
             self._assert_equal_on_ranks(sample, group)
