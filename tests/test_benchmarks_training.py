@@ -216,3 +216,8 @@ def test_a_run_that_diverged_says_so():
     row = training.measure(config("lr=1e30", "epochs=2"))
     assert row["diverged"] is True
     assert row["accuracy"] is None
+
+
+def test_the_narrow_resnet_of_the_hosts_is_a_backbone_here():
+    net, features = training.backbone("narrow-resnet-9", 3, 32)
+    assert net(torch.rand(2, 3, 32, 32)).shape == (2, features)
