@@ -96,10 +96,15 @@ def test_probes_find_what_is_there_and_nothing_where_nothing_is():
     noise = rng.standard_normal((400, 8)).astype(np.float32)
     signal = noise.copy()
     signal[np.arange(400), y] += 20
-    found = probes.accuracies(signal[:200], y[:200], signal[200:], y[200:], labels=(5, "all"), draws=2)
+
+    def scored(features, **more):
+        train, test = probes.Split(features[:200], y[:200]), probes.Split(features[200:], y[200:])
+        return probes.accuracies(train, {"": test}, **more)
+
+    found = scored(signal, labels=(5, "all"), draws=2)
     assert set(found) == {f"{p}_{n}" for p in probes.PROBES for n in (5, "all")}
     assert min(found.values()) > 0.99
-    nothing = probes.accuracies(noise[:200], y[:200], noise[200:], y[200:], labels=(5,), draws=4)
+    nothing = scored(noise, labels=(5,), draws=4)
     assert max(nothing.values()) < 0.4
 
 
@@ -122,6 +127,43 @@ def test_the_same_seed_gives_the_same_row():
         torch.manual_seed(3)
         rows.append(training.measure(config("seed=3")))
     assert rows[0] == rows[1]
+
+
+def test_every_third_image_is_held_out_of_training_and_of_the_labels():
+    kept, held = training.splits(config("select_every=3", "images=null"))
+    everything = data.load("digits")
+    assert len(kept.train) == 899
+    assert len(held.images) == 449
+    assert_close(held.images[0], everything.train[2])
+    assert_close(kept.train[2], everything.train[3])
+    assert_close(kept.test, everything.test)
+    assert training.splits(config("select_every=null", "images=null"))[1] is None
+
+
+def test_a_probe_scores_the_selection_split_beside_the_test_split():
+    rng = np.random.default_rng(0)
+    y = np.arange(80) % 2
+    features = rng.standard_normal((80, 4)).astype(np.float32)
+    features += 50 * y[:, None]
+    train, good = probes.Split(features[:40], y[:40]), probes.Split(features[40:], y[40:])
+    wrong = probes.Split(features[40:], 1 - y[40:])
+    found = probes.accuracies(train, {"": good, "selection_": wrong}, labels=(5,), draws=2, probes=("knn",))
+    assert found == {"knn_5": 1.0, "selection_knn_5": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [(["max_steps=7"], 7), (["max_images=260"], 8), (["epochs=3"], 3 * (150 // 32))],
+)
+def test_steps_or_images_may_end_a_run(settings, steps):
+    row = training.measure(config("batch_size=32", "labels=[1]", "draws=1", "images=20", *settings))
+    assert row["steps"] == steps
+    assert row["images_seen"] == 32 * steps
+    assert row["selection"] == row["selection_linear_1"]
+
+
+def test_features_that_are_not_finite_have_no_effective_rank():
+    assert np.isnan(probes.effective_rank(np.full((4, 3), np.nan, dtype=np.float32)))
 
 
 def test_training_helps_on_digits():
@@ -165,7 +207,7 @@ def test_a_small_stem_keeps_the_resolution_of_small_images():
 
 @pytest.mark.long
 def test_two_devices_are_lightning_s_to_manage():
-    row = training.measure(config("devices=2", "batch_size=32", "labels=[1]"))
+    row = training.measure(config("devices=2", "batch_size=32", "labels=[1]", "select_every=null"))
     assert row["steps"] == 3
     assert row["loss"] == pytest.approx(0.95 * row["prediction"] + 0.05 * row["sigreg"], rel=1e-4)
 
@@ -174,3 +216,8 @@ def test_a_run_that_diverged_says_so():
     row = training.measure(config("lr=1e30", "epochs=2"))
     assert row["diverged"] is True
     assert row["accuracy"] is None
+
+
+def test_the_narrow_resnet_of_the_hosts_is_a_backbone_here():
+    net, features = training.backbone("narrow-resnet-9", 3, 32)
+    assert net(torch.rand(2, 3, 32, 32)).shape == (2, features)

@@ -163,14 +163,14 @@ def _draw_trap(ax: Axes, frame: pd.DataFrame) -> None:
             style = {"color": picture.BLUE} if drawn else {"color": picture.RED, "markerfacecolor": "white"}
             ax.plot(row.loss, 100 * row.accuracy, "o", **style)
             ax.annotate(
-                f"K = {K}" if drawn else "",
+                "" if drawn else f"K = {K}",
                 (row.loss, 100 * row.accuracy),
-                xytext=(7, -3),
+                xytext=(-7, -3),
                 textcoords="offset points",
-                **{"fontsize": 8, "color": picture.INK},
+                **{"fontsize": 8, "color": picture.INK, "ha": "right"},
             )
     ax.plot([], [], "o", color=picture.RED, markerfacecolor="white", label="fixed slices")
     ax.plot([], [], "o", color=picture.BLUE, label="new slices at every step")
     picture.legend(ax)
-    ax.margins(x=0.15)
+    ax.margins(x=0.2)
     picture.label(ax, "The trap: fixed slices, lower loss", "training loss", "test accuracy, %")

@@ -214,7 +214,7 @@ def figure(frame):
         1,
         3,
         title="Sharing a batch over ranks",
-        note=f"Bytes: counted in calls by {int(frame.world.max())} processes and equal to a formula. "
+        note=f"Bytes: counted in calls by {int(frame.world.max())} processes, equal to a formula. "
         f"Times: processes that share a few CPU cores, mean and range over {frame.seed.nunique()} seeds; "
         f"read them as ratios. The model assumes alpha = {ALPHA * 1e6:.0f} us a hop and "
         f"beta = {BETA / 1e9:.0f} GB/s, V = 8, N = 256 a rank, D = 64, K = 1024; it was never run on GPUs.",
