@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sigreg.directions import gaussian, normal_numbers
-from sigreg.univariate import anderson_darling, checked, epps_pulley, jarque_bera, vcreg
+from sigreg.sample import checked
+from sigreg.univariate import anderson_darling, epps_pulley, jarque_bera, vcreg
 
 LEVEL = 0.05
 _NULL_SEED = 0x5EED  # far from the seeds of anyone's slices

@@ -1,10 +1,9 @@
-"""Slices: random unit directions as a pure function of (seed, step).
+"""Random unit directions as a pure function of (seed, step).
 
-No generator is created and no global one is touched.  Each number is a hash of
-its index keyed by (seed, step) (SplitMix64: Steele, Lea and Flood, OOPSLA 2014),
-so every rank and every device derives the same directions without a broadcast,
-a resumed run continues its stream, and `seed` and `step` may be tensors on the
-GPU that nobody has to read.
+`torch.manual_seed` does not change them: no generator is created and no global one is touched.  Each
+number is a hash of its index keyed by (seed, step) (SplitMix64: Steele, Lea and Flood, OOPSLA 2014), so
+every rank and every device derives the same directions without a broadcast, a resumed run continues its
+stream, and `step` may be a tensor on the GPU, without host synchronisation.
 
 Recommended: `orthogonal`.  Every kind is unbiased; with K >= D slices the variance
 around `exact_sigreg` is 1.8 to 3.0 times lower than with independent ones on
@@ -21,7 +20,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -45,6 +44,15 @@ def _shift(z: Tensor, bits: int) -> Tensor:
     return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
+def _mixed(value: int) -> int:
+    """`_mix` of an integer on the host."""
+    mask = (1 << 64) - 1
+    z = value & mask
+    z = ((z ^ (z >> 30)) * (_MIX1 & mask)) & mask
+    z = ((z ^ (z >> 27)) * (_MIX2 & mask)) & mask
+    return _signed(z ^ (z >> 31))
+
+
 def _mix(z: Tensor) -> Tensor:
     """SplitMix64's finalizer: 64 bits in, 64 well-mixed bits out; products wrap.
 
@@ -55,32 +63,28 @@ def _mix(z: Tensor) -> Tensor:
     return z.bitwise_xor_(_shift(z, 31))
 
 
-def _key(seed: int | Tensor, step: int | Tensor, device: torch.device | None) -> Tensor:
-    """A scalar of 64 hashed bits for (seed, step)."""
-    seed, step = (torch.as_tensor(v, dtype=torch.int64, device=device) for v in (seed, step))
-    return _mix(_mix(seed + _GAMMA) + step * _GAMMA)
+def _hashes(first: int, last: int, seed: int, step: int | Tensor, device: torch.device | None) -> Tensor:
+    """Numbers `first` to `last` - 1 of the 64-bit integers of (seed, step).
+
+    The stream of a seed is SplitMix64's, started at a hash of the seed; step s begins at number s 2^32.
+    """
+    index = torch.arange(first + 1, last + 1, device=device).add_(step * 2**32)
+    return _mix(index.mul_(_GAMMA).add_(_mixed(seed + _GAMMA)))
 
 
-def _hashes(first: int, last: int, key: Tensor) -> Tensor:
-    """Numbers `first` to `last` - 1 of a key's stream of 64-bit integers."""
-    return _mix(torch.arange(first + 1, last + 1, device=key.device).mul_(_GAMMA).add_(key))
-
-
-def random_bits(
-    count: int, seed: int | Tensor, step: int | Tensor, device: torch.device | None = None
-) -> Tensor:
+def random_bits(count: int, seed: int, step: int | Tensor, device: torch.device | None = None) -> Tensor:
     """`count` hashed 64-bit integers, a function of (seed, step)."""
-    return _hashes(0, count, _key(seed, step, device))
+    return _hashes(0, count, seed, step, device)
 
 
-def normal_numbers(count: int, seed: int | Tensor, step: int | Tensor, device: torch.device | None) -> Tensor:
+def normal_numbers(count: int, seed: int, step: int | Tensor, device: torch.device | None) -> Tensor:
     """`count` standard normal float32 numbers, a function of (seed, step): Box and Muller, two per hash."""
-    key, half = _key(seed, step, device), (count + 1) // 2
+    half = (count + 1) // 2
     out = torch.empty(2, half, dtype=torch.float32, device=device)
     chunk = _CHUNK if out.device.type == "cpu" else max(1, half)
     for first in range(0, half, chunk):
         last = min(half, first + chunk)
-        bits = _hashes(first, last, key)
+        bits = _hashes(first, last, seed, step, device)
         radius = (_shift(bits, 40).add_(1) * 2.0**-24).log_().mul_(-2).sqrt_()  # 24 high bits, never log(0)
         angle = bits.bitwise_and_(0xFFFFFFFF) * (2 * math.pi * 2.0**-32)
         torch.mul(angle.cos(), radius, out=out[0, first:last])
@@ -97,7 +101,7 @@ def gaussian(
     D: int,
     K: int,
     *,
-    seed: int | Tensor = 0,
+    seed: int = 0,
     step: int | Tensor = 0,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
@@ -117,7 +121,7 @@ def orthogonal(
     D: int,
     K: int,
     *,
-    seed: int | Tensor = 0,
+    seed: int = 0,
     step: int | Tensor = 0,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
@@ -144,18 +148,31 @@ _SOBOL_BITS = 23  # (integer + 1/2) / 2^23 is exact in float32 and never 0 or 1
 
 
 @functools.lru_cache(maxsize=8)
-def _sobol_points(D: int, K: int, device: torch.device | None) -> Tensor:
+def _cached_sobol_points(D: int, K: int, device: torch.device) -> Tensor:
+    with torch.device("cpu"):  # the engine makes its tables on the default device
+        points = torch.quasirandom.SobolEngine(D).draw(K, dtype=torch.float64)  # type: ignore[no-untyped-call]
+    integers: Tensor = (points.T * 2**_SOBOL_BITS).long().contiguous().to(device)
+    return integers
+
+
+# An operator of its own, because torch.compile cannot trace the engine.  Under FakeTensorMode and on the
+# meta device `_fake_sobol_points` runs in its place, so that the cache holds real tensors only.
+@torch.library.custom_op("sigreg::sobol_points", mutates_args=())
+def _sobol_points(D: int, K: int, device: torch.device) -> Tensor:
     """The first K points of Sobol's sequence in [0, 2^23)^D, unscrambled: `(D, K)` integers."""
-    points = torch.quasirandom.SobolEngine(D).draw(K, dtype=torch.float64)  # type: ignore[no-untyped-call]
-    integers: Tensor = (points.T * 2**_SOBOL_BITS).long()
-    return integers.contiguous().to(device)
+    return _cached_sobol_points(D, K, device).clone()
+
+
+@_sobol_points.register_fake
+def _fake_sobol_points(D: int, K: int, device: torch.device) -> Tensor:
+    return torch.empty(D, K, dtype=torch.int64, device=device)
 
 
 def sobol(
     D: int,
     K: int,
     *,
-    seed: int | Tensor = 0,
+    seed: int = 0,
     step: int | Tensor = 0,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
@@ -172,15 +189,16 @@ def sobol(
         (torch.Size([16, 64]), True)
     """
     shift = _shift(random_bits(D, seed, step, device), 64 - _SOBOL_BITS)
-    u = ((_sobol_points(D, K, device) ^ shift.unsqueeze(-1)) + 0.5) * 2.0**-_SOBOL_BITS
+    u = ((_sobol_points(D, K, shift.device) ^ shift.unsqueeze(-1)) + 0.5) * 2.0**-_SOBOL_BITS
     A = torch.special.ndtri(u).to(dtype)
     return _unit(A)
 
 
+Name: TypeAlias = Literal["gaussian", "orthogonal", "sobol"]
 DIRECTIONS: dict[str, Directions] = {"gaussian": gaussian, "orthogonal": orthogonal, "sobol": sobol}
 
 
-def by_name(directions: str | Directions) -> Directions:
+def by_name(directions: Name | Directions) -> Directions:
     """The function behind a name; a callable `(D, K, *, seed, step, device, dtype) -> (D, K)` is itself."""
     if callable(directions):
         return directions

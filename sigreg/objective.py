@@ -1,4 +1,4 @@
-"""The LeJEPA objective: predict the global views, stay Gaussian."""
+"""The LeJEPA objective: predict the global views and keep the embeddings Gaussian."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sigreg import collectives
 from sigreg.regularizer import SIGReg
+from sigreg.sample import Sample
 
 
 class LeJEPAComponents(NamedTuple):
@@ -34,6 +34,9 @@ class LeJEPALoss(nn.Module):
 
     Shapes:
         views: a list of V tensors `(N, D)` or one tensor `(V, N, D)`, global views first -> scalar.
+        weights: bool or non-negative floats that broadcast to `(V, N)`.  They weigh both terms: the mean of
+            the global views and the mean over views and samples are weighted ones, and rows of weight 0 (or
+            without a global view of positive weight) do not count.
 
     Raises:
         ValueError: lambda outside [0, 1], views that differ in shape, num_global outside 1...V.
@@ -55,11 +58,21 @@ class LeJEPALoss(nn.Module):
         self.lambda_param = lambda_param
         self.sigreg = SIGReg() if sigreg is None else sigreg
 
-    def forward(self, views: Sequence[Tensor] | Tensor, num_global: int | None = None) -> Tensor:
+    def forward(
+        self,
+        views: Sequence[Tensor] | Tensor,
+        num_global: int | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """The loss of V views, the first `num_global` of which are global (None: all of them)."""
-        return self.components(views, num_global).total
+        return self.components(views, num_global, weights).total
 
-    def components(self, views: Sequence[Tensor] | Tensor, num_global: int | None = None) -> LeJEPAComponents:
+    def components(
+        self,
+        views: Sequence[Tensor] | Tensor,
+        num_global: int | None = None,
+        weights: Tensor | None = None,
+    ) -> LeJEPAComponents:
         """The loss and its two parts, differentiable, for logging or weighting of one's own."""
         z = stacked(views)
         V = z.shape[0]
@@ -68,20 +81,31 @@ class LeJEPALoss(nn.Module):
             raise ValueError(
                 f"num_global={num_global} must lie in 1...{V}, the number of views; None means all"
             )
-        sigreg = self.sigreg(z)
-        prediction = self._prediction(z, num_global)
+        sigreg = self.sigreg(z, weights)
+        prediction = prediction_loss(Sample(z, weights, self.sigreg.group), num_global)
         total = (1 - self.lambda_param) * prediction + self.lambda_param * sigreg
         return LeJEPAComponents(total, prediction, sigreg)
 
-    def _prediction(self, z: Tensor, num_global: int) -> Tensor:
-        z = z if z.dtype == torch.float64 else z.float()
-        center = z[:num_global].mean(0)  # (N, D)
-        distance = (z - center).square().mean((0, 2)).sum()  # sum over N
-        (distance,), N = collectives.resolve(self.sigreg.group).sum(distance, count=z.shape[1])
-        return distance / N if isinstance(N, int) else distance / N.to(distance.dtype)
-
     def extra_repr(self) -> str:
         return f"lambda_param={self.lambda_param}"
+
+
+def prediction_loss(views: Sample, num_global: int) -> Tensor:
+    """The mean squared distance of the views `(V, N, D)` to the (weighted) mean of the first `num_global`."""
+    z, w = views.x, views.weights
+    if w is None:
+        center = z[:num_global].mean(0)  # (N, D)
+        distance = (z - center).square().mean((0, 2)).sum()  # sum over N
+        count = z.new_full((), z.shape[1])
+    else:
+        of_sample = w[:num_global].sum(0)  # (N,)
+        some = of_sample > 0
+        total = (w[:num_global].unsqueeze(-1) * z[:num_global]).sum(0)
+        center = total / torch.where(some, of_sample, 1.0).unsqueeze(-1)
+        w = w * some
+        distance, count = (w * (z - center).square().mean(-1)).sum(), w.sum()
+    distance, count = views.group.all_reduce(distance, count)
+    return distance / torch.where(count > 0, count, 1.0)
 
 
 def stacked(views: Sequence[Tensor] | Tensor) -> Tensor:

@@ -1,29 +1,35 @@
-"""SIGReg: slice, test, average."""
+"""SIGReg as a module: the functional form plus a stream of directions."""
 
 from __future__ import annotations
 
-import functools
-import warnings
+from collections import deque
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sigreg import collectives, directions, kernels, univariate
-from sigreg.collectives import Group, Ranks
-from sigreg.directions import Directions
-from sigreg.kernels import BACKENDS
-from sigreg.univariate import Choice
-from sigreg.univariate.epps_pulley import epps_pulley, quadrature
+from sigreg import collectives, kernels
+from sigreg.collectives import BatchGroup, Group
+from sigreg.directions import Directions, Name, by_name, random_bits
+from sigreg.functional import mean_over_slices
+from sigreg.kernels import BACKENDS, Backend, no_autocast
+from sigreg.memory import Memory
+from sigreg.sample import Sample, transformed
+from sigreg.univariate.epps_pulley import epps_pulley
+from sigreg.univariate.statistic import Choice, describe, parse
 
-SLICES = ("shared", "per_rank")
-SEED_OF_RANK = 1_000_003  # apart enough that rank 1 of seed 0 is not rank 0 of seed 1
+_REMEMBERED = 16  # calls whose step a recomputation during backward can find again
 
 
 class SIGReg(nn.Module):
     """Sketched isotropic Gaussian regularization: the mean of a statistic over random slices.
 
         SIGReg(z) = mean_k statistic(z @ a_k),   a_k random unit vectors
+
+    The directions follow from `seed` and from the number of calls in training mode (`step`), and from
+    nothing else: `torch.manual_seed` does not change them, and two modules with the same seed share them.
+    New ones are drawn at every call in training mode; in eval mode they stay, so that the value is
+    deterministic.  The state_dict holds both, so that a resumed run continues its stream.
 
     Args:
         statistic: the name of one in `sigreg.univariate`, any callable `(..., N, K) -> (..., K)`, or
@@ -32,43 +38,41 @@ class SIGReg(nn.Module):
         directions: "gaussian" (independent, as everywhere), "orthogonal" (recommended: 1.8 times
             less variance or better from K = D on), "sobol", or a callable
             `(D, K, *, seed, step, device, dtype) -> (D, K)` with unit columns.
-        seed: of the stream of directions; give different modules different seeds to decouple them.
+        seed: of the stream of directions; give different modules, and the runs whose spread you report,
+            different seeds.
         group: the processes that share a batch: "auto" (the default process group, once there is
             one), None (this process alone) or a process group.
-        slices: "shared", the same directions on every rank, or "per_rank", each rank its own: as many
-            times the slices as there are ranks, at the price of gathering the embeddings.
         unbiased: remove the O(1/N) minibatch bias (Epps-Pulley only).
-        backend: how Epps-Pulley is computed (every other statistic is plain tensor operations).  "auto"
-            is "eager"; printing the module shows it.  "inductor" compiles for a minute or two at the first
-            call, and "triton" has run under Triton's interpreter only, so both wait to be named.
+        backend: how Epps-Pulley is computed; see `sigreg.kernels`.  "auto" suits the device.
+        memory: test the last `memory` embeddings beside those of the call: detached, first in first out,
+            empty at the start (`reset_memory` empties it again).  For batches of fewer than about 64.
         **statistic_kwargs: passed on to the statistic, e.g. `t_max=5.0` or `grid="accurate"`.
 
     Shapes:
-        `(..., N, D)`, any floating dtype -> scalar, float32 (float64 for float64).  Leading
-        dimensions (views) are tested one by one and averaged.
-
-    New directions are drawn at every call in training mode; in eval mode they stay, so that the
-    value is deterministic.  Both follow from the buffers `seed` and `step`, which are all that
-    `state_dict` holds: a resumed run continues its stream.
+        z `(..., N, D)`, any floating dtype, and weights that broadcast to `(..., N)` -> scalar, float32
+        (float64 for float64).  Leading dimensions (views) are tested one by one and averaged.
 
     Raises:
-        TypeError: z is not a floating-point tensor, or the statistic does not know a keyword.
-        ValueError: an unknown name, num_slices < 1, z with fewer than 2 dimensions, N < 2, or a rank
-            with an empty batch (on every rank).
+        TypeError: z is not a floating-point tensor, the statistic does not know a keyword, or a setting has
+            the wrong type.
+        ValueError: an unknown name, num_slices < 1, memory < 0, z with fewer than 2 dimensions or N < 2,
+            weights that do not fit.
         RuntimeError: the ranks of `group` disagree on settings, shapes, seed or step (on every rank).
 
-    Non-finite embeddings give a non-finite loss, so that a GradScaler can skip the step.
+    Non-finite embeddings of positive weight give a non-finite loss, so that a GradScaler can skip the step.
 
     Example:
         >>> sigreg = SIGReg(num_slices=256)
         >>> z = torch.randn(8, 128, 64, generator=torch.Generator().manual_seed(0))  # (V, N, D)
-        >>> bool(0.9 < sigreg(z) < 1.2)  # a Gaussian's floor is 1.05
+        >>> bool(0.9 < sigreg(z) < 1.2)  # 1.05 is its expected value under N(0, I)
+        True
+        >>> padded = torch.cat([z, torch.full((8, 5, 64), torch.nan)], dim=1)
+        >>> bool(torch.isclose(sigreg(padded, torch.arange(133) < 128, step=0), sigreg(z, step=0)))
         True
 
     Source: LeJEPA, arXiv 2511.08544, section 4.
     """
 
-    seed: Tensor
     step: Tensor
 
     def __init__(
@@ -76,126 +80,150 @@ class SIGReg(nn.Module):
         statistic: Choice = "epps_pulley",
         *,
         num_slices: int = 1024,
-        directions: str | Directions = "gaussian",
+        directions: Name | Directions = "gaussian",
         seed: int = 0,
         group: Group = "auto",
-        slices: str = "shared",
         unbiased: bool = False,
-        backend: str = "auto",
+        backend: Backend = "auto",
+        memory: int = 0,
         **statistic_kwargs: Any,
     ) -> None:
         super().__init__()
+        for name, value in (("num_slices", num_slices), ("seed", seed), ("memory", memory)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name}={value!r} must be an int")
         if num_slices < 1:
             raise ValueError(f"num_slices={num_slices} must be at least 1; the paper uses 1024")
         if backend not in BACKENDS:
             raise ValueError(f"backend={backend!r} is unknown; use one of {BACKENDS}")
-        if slices not in SLICES:
-            raise ValueError(f"slices={slices!r} is unknown; use one of {SLICES}")
         if unbiased:
             statistic_kwargs["unbiased"] = True
-        self.statistic = univariate.bind(statistic, **statistic_kwargs)
-        self._sums_over_ranks = univariate.takes_ranks(self.statistic)
-        self._fused = _fused_settings(self.statistic)
-        if self._fused is None and backend not in ("auto", "eager"):
-            raise ValueError(
-                f"backend={backend!r} computes epps_pulley alone, got statistic={statistic!r}; use 'auto'"
-            )
+        self.statistic = parse(statistic, statistic_kwargs)
+        fused = any(member.function is epps_pulley for member in self.statistic)
+        if not fused and backend not in ("auto", "eager"):
+            raise ValueError(f"backend={backend!r} computes epps_pulley alone, got {statistic!r}; use 'auto'")
+        modules = [m.function for m in self.statistic if isinstance(m.function, nn.Module)]
+        if modules:  # so that their parameters are found
+            self.statistic_modules = nn.ModuleList(modules)
         self.num_slices = num_slices
-        self.directions = directions_by_name(directions)
+        self.directions = by_name(directions)
+        self.seed = seed
         self.group = group
-        self.slices = slices
-        self._agreed = False
         collectives.resolve(group)  # an unknown name fails here rather than in training
         self.backend = backend
-        self.register_buffer("seed", torch.tensor(seed))
-        self.register_buffer("step", torch.tensor(0))
+        self.memory = Memory(memory) if memory else None
+        self._settings_agreed = False
+        self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=_REMEMBERED)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64), persistent=False)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """The regularizer of embeddings `(..., N, D)`; moves to new directions in training mode."""
-        ranks = collectives.resolve(self.group)
-        z = univariate.checked(z, ranks)
-        with torch.autocast(z.device.type, enabled=False):
-            z, ranks = self._meet(z, ranks)
-            per_rank = self.slices == "per_rank" and ranks.size > 1
-            seed = self.seed + SEED_OF_RANK * ranks.rank if per_rank else self.seed
-            A = self.directions(
-                z.shape[-1], self.num_slices, seed=seed, step=self.step, device=z.device, dtype=z.dtype
+    def forward(
+        self, z: Tensor, weights: Tensor | None = None, *, step: int | Tensor | None = None
+    ) -> Tensor:
+        """The regularizer of embeddings `(..., N, D)`; moves to new directions in training mode.
+
+        Args:
+            z: embeddings.
+            weights: bool (a mask) or non-negative floats that broadcast to `(..., N)`; see
+                `sigreg.functional.sigreg`.
+            step: use the directions of this step; nothing advances.  Needed under `torch.func` in training
+                mode.
+        """
+        group = collectives.resolve(self.group)
+        sample = Sample(z, weights, group)
+        if group.size > 1:
+            self._assert_equal_on_ranks(sample, group)
+        advance = self.training and step is None
+        if step is None:
+            step = self._step_of_call(sample.x) if advance else self.step
+        if self.memory is not None:
+            sample = self.memory.joined(sample, advance=advance)
+        with no_autocast(sample.x.device):
+            D, device, dtype = z.shape[-1], sample.x.device, sample.x.dtype
+            A = self.directions(D, self.num_slices, seed=self.seed, step=step, device=device, dtype=dtype)
+            if group.size > 1:
+                sample.group = group.with_fingerprint(random_bits(1, self.seed, step, device))
+        return mean_over_slices(sample, A, self.statistic, self.backend)
+
+    def _step_of_call(self, z: Tensor) -> Tensor:
+        """The step of this call, which advances; or of the forward pass that is computed again.
+
+        Activation checkpointing runs the forward pass a second time during backward.  Such a call is
+        recognised by its input, whose sum is the same to the last bit.
+        """
+        if torch.compiler.is_compiling():
+            step = self.step.clone()
+            self.step.add_(1)
+            return step
+        if transformed():
+            raise RuntimeError(
+                "SIGReg in training mode moves to new directions, which torch.func cannot record; pass "
+                "step=, use eval mode, or sigreg.functional.sigreg"
             )
-            if self.training:
-                self.step.add_(1)
-            if per_rank:  # each rank tests everyone's embeddings along directions of its own
-                z = ranks.gather(z, same_loss=False)
-                return ranks.mean(self._mean(z, A, collectives.ALONE))
-            return self._mean(z, A, ranks)
+        key = z.detach().sum(dtype=torch.float64)
+        if torch._C._current_graph_task_id() != -1 and self._recent:  # called during a backward pass
+            if self.memory is not None:
+                raise RuntimeError(
+                    "activation checkpointing computes SIGReg again after its memory has moved on; call "
+                    "SIGReg outside the checkpointed function, or use memory=0"
+                )
+            keys, steps = (torch.stack(parts) for parts in zip(*self._recent, strict=True))
+            return steps[(keys == key).int().argmax()]
+        step = self.step.clone()
+        self._recent.appendleft((key, step))
+        self.step.add_(1)
+        return step
 
-    def _meet(self, z: Tensor, ranks: Ranks) -> tuple[Tensor, Ranks]:
-        """What the ranks bring to a shared batch, made sure to fit together."""
-        if ranks.size == 1:
-            return z, ranks
-        if not self._agreed and not torch.compiler.is_compiling():  # once: it makes the host wait
-            ranks.require_equal(
-                seed=int(self.seed),
-                step=int(self.step),
-                dtype=z.dtype,
-                shape=f"({', '.join(str(n) for n in (*z.shape[:-2], 'N', z.shape[-1]))})",
-                settings=f"SIGReg({self._settings()})",
-            )
-            self._agreed = True
-        present = z.shape[-2] > 0
-        if not present:  # one row of zeros takes part and is reported there, so that nobody waits
-            z = z.new_zeros(*z.shape[:-2], 1, z.shape[-1])
-        stamp = directions.random_bits(1, self.seed, self.step, z.device)
-        return z, Ranks(ranks.group, stamp=stamp, present=present)
+    def _assert_equal_on_ranks(self, sample: Sample, group: BatchGroup) -> None:
+        """Once: the ranks were built alike.  It makes the host wait, so later calls send a fingerprint."""
+        if self._settings_agreed or torch.compiler.is_compiling():
+            return
+        z = sample.x
+        group.assert_equal(
+            seed=self.seed,
+            step=int(self.step),
+            dtype=z.dtype,
+            shape=f"({', '.join(str(n) for n in (*z.shape[:-2], 'N', z.shape[-1]))})",
+            weights="given" if sample.weights is not None else None,
+            settings=f"SIGReg({self._settings()})",
+        )
+        self._settings_agreed = True
 
-    def _mean(self, z: Tensor, A: Tensor, ranks: Ranks) -> Tensor:
-        """The mean statistic of z @ A over views and slices, over the samples of all ranks."""
-        if self._fused is not None:
-            z = z.reshape(-1, *z.shape[-2:])
-            return kernels.sliced_epps_pulley(z, A, ranks=ranks, backend=self.backend, **self._fused)
-        x = z @ A  # (..., N, K)
-        if self._sums_over_ranks:
-            return self.statistic(x, ranks=ranks).mean()  # type: ignore[call-arg]
-        return self.statistic(ranks.gather(x)).mean()
+    def reset_memory(self) -> None:
+        """Forget the embeddings of earlier calls, e.g. between training and another data set."""
+        if self.memory is not None:
+            self.memory.reset()
+
+    def reset_parameters(self) -> None:
+        """Back to step 0: for modules built on the meta device, after `to_empty`."""
+        self.step.zero_()
+        self._recent.clear()
+        self.reset_memory()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SIGReg:
+        was_meta = self.step.is_meta
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._recent.clear()  # they may lie on another device now
+        if was_meta and not self.step.is_meta:  # to_empty leaves whatever the memory held
+            self.step.zero_()
+        return self
+
+    def get_extra_state(self) -> Tensor:
+        """`[seed, step]`; not buffers, since averages of weights (EMA) average buffers too."""
+        return torch.stack([torch.full_like(self.step, self.seed), self.step])
+
+    def set_extra_state(self, state: Any) -> None:
+        seed, step = state.unbind()
+        self.seed = int(seed)
+        self.step = step.to(self.step.device if not self.step.is_meta else step.device, copy=True)
+        self._recent.clear()
 
     def extra_repr(self) -> str:
-        backend = kernels.chosen(self.backend, self.step.device) if self._fused else "eager"
+        fused = any(member.function is epps_pulley for member in self.statistic)
+        backend = kernels.chosen(self.backend) if fused else "eager"
         auto = f"auto ({backend})" if self.backend == "auto" else backend
-        return f"{self._settings()}, group={self.group}, backend={auto}"
+        return f"{self._settings()}, seed={self.seed}, group={self.group}, backend={auto}"
 
     def _settings(self) -> str:
-        statistic, directions = univariate.name_of(self.statistic), univariate.name_of(self.directions)
-        slices = "" if self.slices == "shared" else f", slices={self.slices!r}"
-        return f"{statistic}, num_slices={self.num_slices}, directions={directions}{slices}"
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing: list[str],
-        *rest: Any,
-    ) -> None:
-        for name in ("seed", "step"):
-            if prefix + name not in state_dict:
-                state_dict[prefix + name] = getattr(self, name)
-                warnings.warn(
-                    f"the checkpoint has no {prefix}{name}; SIGReg's stream of directions goes on from "
-                    f"{name}={int(getattr(self, name))} instead of where the checkpoint's run stopped",
-                    stacklevel=2,
-                )
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, *rest)
-
-
-directions_by_name = directions.by_name  # inside SIGReg.__init__ an argument has the module's name
-
-
-def _fused_settings(statistic: Any) -> dict[str, Any] | None:
-    """The quadrature of a plain Epps-Pulley, as the kernels take it; None for any other statistic."""
-    partial = statistic if isinstance(statistic, functools.partial) else functools.partial(statistic)
-    keywords = dict(partial.keywords)
-    unbiased = keywords.pop("unbiased", False)
-    if partial.func is not epps_pulley or "ranks" in keywords:
-        return None
-    t_max, num_points = quadrature(**keywords)
-    return {"t_max": t_max, "num_points": num_points, "unbiased": unbiased}
+        directions = getattr(self.directions, "__name__", repr(self.directions))
+        memory = f", memory={self.memory.size}" if self.memory is not None else ""
+        return f"{describe(self.statistic)}, num_slices={self.num_slices}, directions={directions}{memory}"

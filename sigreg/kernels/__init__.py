@@ -1,77 +1,157 @@
 """Epps-Pulley, fast: projection, sums and gradient together.  Kernels know no Module.
 
-    eager      tiles that stay in cache, plain tensor operations; runs everywhere, compiles nothing
+    reference  the definition, in operations that autograd and torch.func differentiate; stores the most
+    eager      tiles of plain tensor operations, their size chosen for the device; compiles nothing
     inductor   the sums and the gradient as one generated loop each, by torch.compile
     triton     projection, sums and gradient fused, for CUDA; "triton-tf32" and "triton-bf16" project on
                tensor cores, at the precision that they name
 
 Every one computes the same number from `(V, N, D)` embeddings and `(D, K)` directions; they differ in
-time and memory only.
+time and memory only.  "auto" is "eager"; under a transform of `torch.func` it is "reference", and inside a
+`torch.compile` of the user's own the formulas of "inductor", which become part of the user's graph.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import contextlib
+from types import ModuleType
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from sigreg.collectives import ALONE, Ranks
-from sigreg.kernels import eager
+from sigreg.kernels import eager, reference
+from sigreg.kernels.quadrature import epps_pulley_from_sums, points
+from sigreg.sample import Sample, transformed
 
-BACKENDS = ("auto", "eager", "inductor", "triton", "triton-tf32", "triton-bf16")
+Backend: TypeAlias = Literal["auto", "reference", "eager", "inductor", "triton", "triton-tf32", "triton-bf16"]
+BACKENDS: tuple[str, ...] = get_args(Backend)
 
 
-def chosen(backend: str, device: torch.device) -> str:
-    """The backend that runs on a device: what `"auto"` stands for, or the one that was named.
+def chosen(backend: str) -> str:
+    """The backend that runs: the one that was named, or what `"auto"` stands for here.
 
-    `"inductor"` is never chosen for anyone: it compiles for a minute or two at the first call.  Nor is
-    `"triton"`, on any device, until it has run on a GPU and not only under Triton's interpreter.
+    `"inductor"` compiles for a minute or two at the first call, and `"triton"` has run under Triton's
+    interpreter only, so both wait to be named.
     """
-    if backend != "auto":
-        return backend
-    return "eager"
+    if torch.compiler.is_compiling() and backend in ("auto", "eager"):
+        return "inductor"  # tiles and buffers only stand in a compiler's way
+    if transformed() and not backend.startswith("triton"):
+        return "reference"
+    return "eager" if backend == "auto" else backend
+
+
+def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Sums of a thousand terms need float32, whatever the surrounding autocast says."""
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def _module(name: str) -> ModuleType:
+    if name.startswith("triton"):
+        from sigreg.kernels import triton
+
+        return triton
+    from sigreg.kernels import inductor
+
+    return inductor
+
+
+class _ECFSums(Function):
+    """C and S, `(V, K, P)` each, of the projections z A: `(V, N, D)`, `(D, K)`.  A None: z is projected."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int, name: str
+    ) -> tuple[Tensor, Tensor]:
+        ctx.arguments = dt, P, name
+        phi = None
+        if name == "eager":
+            sums = eager.ecf_sums(z, weights, dt, P)
+        else:
+            sums, phi = _module(name).ecf_sums(z, A, weights, dt, P, name)
+        ctx.save_for_backward(z, A, weights, phi)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, gC: Tensor, gS: Tensor) -> tuple[Tensor | None, ...]:
+        z, A, weights, phi = ctx.saved_tensors
+        dt, P, name = ctx.arguments
+        need_z, need_A, *_ = ctx.needs_input_grad
+        with no_autocast(z.device):  # for those who call backward() under it
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+                sums = reference.ecf_sums(z if A is None else z @ A, weights, dt, P)
+                wanted = [v for v, needed in ((z, need_z), (A, need_A)) if needed]
+                grads = iter(torch.autograd.grad(sums, wanted, (gC, gS), create_graph=True))
+                gz, gA = (next(grads) if needed else None for needed in (need_z, need_A))
+            elif name == "eager":
+                gz, gA = eager.ecf_sums_backward(z, weights, dt, P, gC, gS), None
+            else:
+                backward = _module(name).ecf_sums_backward
+                gz, gA = backward(z, A, weights, phi, dt, P, gC, gS, name, need_z, need_A)
+        return gz, gA, None, None, None, None
+
+
+def ecf_sums(
+    z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """C and S, `(..., K, P)` each, of z A, or of z where A is None; see `sigreg.kernels.quadrature`.
+
+    Raises:
+        RuntimeError: the backend that was named cannot run here.
+    """
+    name, views = chosen(backend), z.shape[:-2]
+    with no_autocast(z.device):
+        if name in ("reference", "eager") and A is not None:
+            z, A = z @ A, None
+        if name == "reference":
+            return reference.ecf_sums(z, weights, dt, P)
+        flat = z.reshape(-1, *z.shape[-2:])
+        rows = None if weights is None else weights.reshape(flat.shape[:-1])
+        C, S = _ECFSums.apply(flat, A, rows, dt, P, name)
+        return C.reshape(*views, *C.shape[1:]), S.reshape(*views, *S.shape[1:])
 
 
 def sliced_epps_pulley(
-    z: Tensor,
+    sample: Sample,
     A: Tensor,
     *,
     t_max: float = 3.0,
     num_points: int = 17,
     unbiased: bool = False,
-    ranks: Ranks = ALONE,
     backend: str = "auto",
 ) -> Tensor:
-    """The mean of Epps-Pulley over views and slices: `(V, N, D)`, `(D, K)` -> scalar.
+    """The mean of Epps-Pulley over the slices: `(..., N, D)`, `(D, K)` -> `(...)`.
 
     Args:
-        z: embeddings, float32 or float64.
-        A: directions, unit columns, of z's dtype.
+        sample: embeddings, float32 or float64.
+        A: directions, unit columns, of the embeddings' dtype.
         t_max: half-range of the integral.
         num_points: points on the half-line, t = 0 included.
         unbiased: remove the O(1/N) minibatch bias.
-        ranks: the processes that share the sample.
         backend: one of `BACKENDS`.
 
     Raises:
         RuntimeError: the backend that was named cannot run here.
 
     Example:
-        >>> sliced_epps_pulley(torch.zeros(1, 100, 4), torch.eye(4)) / 100
-        tensor(0.4020)
+        >>> sliced_epps_pulley(Sample(torch.zeros(1, 100, 4)), torch.eye(4)) / 100
+        tensor([0.4020])
     """
-    name = chosen(backend, z.device)
-    if backend == "auto" and (z.dtype == torch.float64 or A.requires_grad):
-        name = "eager"
-    kernel: Callable[..., Tensor] = eager.sliced_epps_pulley
-    if name == "inductor" or (name == "eager" and torch.compiler.is_compiling()):
-        from sigreg.kernels import inductor  # tiles and buffers only stand in a compiler's way
-
-        kernel = inductor.sliced_epps_pulley
-    elif name.startswith("triton"):
-        from sigreg.kernels import triton
-
-        kernel = functools.partial(triton.sliced_epps_pulley, precision=name[len("triton-") :] or "ieee")
-    return kernel(z, A, t_max=t_max, num_points=num_points, unbiased=unbiased, ranks=ranks)
+    z, P = sample.x, num_points - 1
+    alone = sample.group.size == 1
+    if alone and not A.requires_grad and chosen(backend) == "eager":  # the gradient with the value
+        flat = z.reshape(-1, *z.shape[-2:])
+        weights, W, N = sample.weights, sample.W, sample.N
+        if weights is not None:
+            weights, W, N = (v.reshape(len(flat), -1) for v in (weights, W, N))  # type: ignore[union-attr]
+        grid, train = (t_max, num_points, unbiased), torch.is_grad_enabled() and z.requires_grad
+        with no_autocast(z.device):
+            values: Tensor = eager.SlicedEppsPulley.apply(flat, A, weights, W, N, grid, train)
+        return values.reshape(z.shape[:-2])
+    C, S = ecf_sums(z, A, sample.weights, t_max / P, P, backend)
+    C, S = sample.all_reduce(C, S)
+    phi, w = points(t_max, num_points, C)
+    return epps_pulley_from_sums(C, S, sample.W, sample.N, phi, w, unbiased).mean(-1)

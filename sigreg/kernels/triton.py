@@ -12,15 +12,9 @@ are summed in a fixed order, so that two runs agree bit for bit.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-
-from sigreg.collectives import Ranks
-from sigreg.kernels.eager import characteristic_sums
-from sigreg.kernels.sums import epps_pulley_from_sums
 
 try:
     import triton
@@ -70,10 +64,10 @@ def _projections(z, a, n, k, N, D, K, stride_zn, stride_zd, BLOCK_D: tl.constexp
 
 @triton.autotune(configs=_CONFIGS, key=["N_KEY", "D", "K", "P"])
 @triton.jit
-def _sums_kernel(z, a, out, N, N_KEY, D, K, dt, stride_zv, stride_zn, stride_zd, P: tl.constexpr,
-                 P_PADDED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
-                 BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
-    """out `(parts, V, 2, P, K)`: this part's sums of cosines and of sines, for a block of slices."""
+def _sums_kernel(z, a, w, out, N, N_KEY, D, K, dt, stride_zv, stride_zn, stride_zd, P: tl.constexpr,
+                 P_PADDED: tl.constexpr, WEIGHTED: tl.constexpr, PRECISION: tl.constexpr,
+                 BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
+    """out `(parts, V, 2, P, K)`: this part's sums of w cos and of w sin, for a block of slices."""
     v, part, parts = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
     k = (tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)).to(tl.int64)
     z += v * stride_zv
@@ -85,8 +79,11 @@ def _sums_kernel(z, a, out, N, N_KEY, D, K, dt, stride_zv, stride_zn, stride_zd,
         theta = dt * _projections(z, a, n, k, N, D, K, stride_zn, stride_zd,
                                   BLOCK_D, PRECISION, BLOCK_K, BLOCK_N)  # fmt: skip
         c1, s1 = tl.cos(theta), tl.sin(theta)
-        present = (n < N)[None, :]
-        c, s = tl.where(present, c1, 0.0), tl.where(present, s1, 0.0)  # the absent stay 0 under rotation
+        if WEIGHTED:
+            weight = tl.load(w + v * N + n, mask=n < N, other=0.0)[None, :]
+        else:
+            weight = (n < N).to(tl.float32)[None, :]
+        c, s = c1 * weight, s1 * weight  # a factor stays what it is under rotation
         for p in tl.static_range(P):
             C += tl.where(row == p, tl.sum(c, axis=1)[:, None], 0.0)
             S += tl.where(row == p, tl.sum(s, axis=1)[:, None], 0.0)
@@ -99,9 +96,9 @@ def _sums_kernel(z, a, out, N, N_KEY, D, K, dt, stride_zv, stride_zn, stride_zd,
 
 @triton.autotune(configs=_CONFIGS, key=["N_KEY", "D", "K", "P"])
 @triton.jit
-def _gradient_kernel(z, a, slopes, out, N, N_KEY, D, K, dt, stride_zv, stride_zn, stride_zd, P: tl.constexpr,
-                     PRECISION: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
-                     BLOCK_D: tl.constexpr):  # fmt: skip
+def _gradient_kernel(z, a, w, slopes, out, N, N_KEY, D, K, dt, stride_zv, stride_zn, stride_zd,
+                     P: tl.constexpr, WEIGHTED: tl.constexpr, PRECISION: tl.constexpr,
+                     BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """out `(parts, V, N, D)`: the gradient through this part's slices, for a block of samples.
 
     slopes `(V, 2, P, K)` are of the loss in C and in S.  The gradient in theta is the real part of
@@ -123,7 +120,10 @@ def _gradient_kernel(z, a, slopes, out, N, N_KEY, D, K, dt, stride_zv, stride_zn
             gC = tl.load(slopes + (P - 1 - i) * K + k, mask=k < K, other=0.0)
             gS = tl.load(slopes + (2 * P - 1 - i) * K + k, mask=k < K, other=0.0)
             re, im = re * c1 - im * s1 + (P - i) * gS[:, None], re * s1 + im * c1 + (P - i) * gC[:, None]
-        g = tl.trans((re * c1 - im * s1) * dt)  # (BLOCK_N, BLOCK_K)
+        g = (re * c1 - im * s1) * dt
+        if WEIGHTED:
+            g *= tl.load(w + v * N + n, mask=n < N, other=0.0)[None, :]
+        g = tl.trans(g)  # (BLOCK_N, BLOCK_K)
         for d_start in range(0, D, BLOCK_D):
             d = d_start + tl.arange(0, BLOCK_D)
             a_kd = tl.load(
@@ -146,68 +146,62 @@ def _parts(programs: int, blocks: int) -> int:
     return max(1, min(_MAX_PARTS, _PROGRAMS // max(1, programs), blocks))
 
 
-class _ProjectedSums(Function):
-    """The sums of z @ A: `(V, N, D)`, `(D, K)` -> `(V, P, K)` twice."""
+def ecf_sums(
+    z: Tensor, A: Tensor, weights: Tensor | None, dt: float, P: int, name: str
+) -> tuple[tuple[Tensor, Tensor], None]:
+    """C and S `(V, K, P)` of z A.  `name` may end in the precision of the projection.
 
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, A: Tensor, dt: float, P: int, precision: str) -> tuple[Tensor, Tensor]:
-        (V, N, D), K = z.shape, A.shape[1]
-        a = A.T.contiguous()  # (K, D)
-        parts = _parts(V * triton.cdiv(K, 64), triton.cdiv(N, _CONFIGS[0].kwargs["BLOCK_N"]))
-        out = z.new_empty(parts, V, 2, P, K)
-        _sums_kernel[lambda meta: (triton.cdiv(K, meta["BLOCK_K"]), V, parts)](
-            z, a, out, N, triton.next_power_of_2(N), D, K, dt, *z.stride(),
-            P=P, P_PADDED=triton.next_power_of_2(P), PRECISION=precision,
-        )  # fmt: skip
-        ctx.save_for_backward(z, A, a)
-        ctx.dt, ctx.P, ctx.precision = dt, P, precision
-        C, S = out.sum(0).unbind(1)
-        return C, S
-
-    @staticmethod
-    def backward(ctx: Any, gC: Tensor, gS: Tensor) -> tuple[Tensor | None, ...]:
-        z, A, a = ctx.saved_tensors
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
-            sums = characteristic_sums(z @ A, ctx.dt, ctx.P)
-            (gz,) = torch.autograd.grad(sums, z, (gC, gS), create_graph=True)
-            return gz, None, None, None, None
-        (V, N, D), K, P = z.shape, A.shape[1], ctx.P
-        slopes = torch.stack([gC, gS], dim=1)  # (V, 2, P, K)
-        parts = _parts(V * triton.cdiv(N, 64), triton.cdiv(K, _CONFIGS[0].kwargs["BLOCK_K"]))
-        # A program without a block writes nothing, so the parts start from zero.
-        out = z.new_zeros(parts, V, N, D)
-        _gradient_kernel[lambda meta: (triton.cdiv(N, meta["BLOCK_N"]), V, parts)](
-            z, a, slopes, out, N, triton.next_power_of_2(N), D, K, ctx.dt, *z.stride(),
-            P=P, PRECISION=ctx.precision,
-        )  # fmt: skip
-        return out.sum(0), None, None, None, None
-
-
-def sliced_epps_pulley(
-    z: Tensor,
-    A: Tensor,
-    *,
-    t_max: float,
-    num_points: int,
-    unbiased: bool,
-    ranks: Ranks,
-    precision: str = "ieee",
-) -> Tensor:
-    """The mean of the statistic of z @ A over views and slices: `(V, N, D)`, `(D, K)` -> scalar.
-
-    `precision` is that of the projection: "ieee" is float32 throughout, "tf32" and "bf16" use tensor
-    cores and keep about 3 and 2 digits of each projection.
+    "triton" is float32 throughout; "triton-tf32" and "triton-bf16" use tensor cores and keep about 3 and
+    2 digits of each projection.
 
     Raises:
-        RuntimeError: z is not on a GPU, or not float32, or the directions are to be learned.
+        RuntimeError: z is not on a GPU, or not float32, or there are no directions, or they require grad.
     """
-    if not (z.is_cuda or INTERPRETED) or z.dtype != torch.float32 or A.requires_grad:
-        learned = " and directions that require grad" if A.requires_grad else ""
+    if A is None or not (z.is_cuda or INTERPRETED) or z.dtype != torch.float32 or A.requires_grad:
+        directions = "no" if A is None else "learned" if A.requires_grad else "fixed"
         raise RuntimeError(
             f"backend='triton' takes float32 embeddings on a GPU and fixed directions, got {z.dtype} on"
-            f" {z.device}{learned}; use backend='eager'"
+            f" {z.device} and {directions} directions; use backend='eager'"
         )
-    P = num_points - 1
-    C, S = _ProjectedSums.apply(z, A, t_max / P, P, precision)
-    (C, S), N = ranks.sum(C, S, count=z.shape[1])
-    return epps_pulley_from_sums(C, S, N, t_max, num_points, unbiased).mean()
+    (V, N, D), K = z.shape, A.shape[1]
+    a = A.T.contiguous()  # (K, D)
+    parts = _parts(V * triton.cdiv(K, 64), triton.cdiv(N, _CONFIGS[0].kwargs["BLOCK_N"]))
+    out = z.new_empty(parts, V, 2, P, K)
+    _sums_kernel[lambda meta: (triton.cdiv(K, meta["BLOCK_K"]), V, parts)](
+        z, a, z if weights is None else weights.contiguous(), out, N, triton.next_power_of_2(N), D, K, dt,
+        *z.stride(), P=P, P_PADDED=triton.next_power_of_2(P), WEIGHTED=weights is not None,
+        PRECISION=_precision(name),
+    )  # fmt: skip
+    C, S = out.sum(0).mT.unbind(1)
+    return (C, S), None
+
+
+def ecf_sums_backward(
+    z: Tensor,
+    A: Tensor,
+    weights: Tensor | None,
+    phi: None,
+    dt: float,
+    P: int,
+    gC: Tensor,
+    gS: Tensor,
+    name: str,
+    need_z: bool,
+    need_A: bool,
+) -> tuple[Tensor, None]:
+    """The gradient of sum (gC C + gS S) in z."""
+    (V, N, D), K = z.shape, A.shape[1]
+    slopes = torch.stack([gC, gS], dim=1).mT.contiguous()  # (V, 2, P, K)
+    parts = _parts(V * triton.cdiv(N, 64), triton.cdiv(K, _CONFIGS[0].kwargs["BLOCK_K"]))
+    # A program without a block writes nothing, so the parts start from zero.
+    out = z.new_zeros(parts, V, N, D)
+    _gradient_kernel[lambda meta: (triton.cdiv(N, meta["BLOCK_N"]), V, parts)](
+        z, A.T.contiguous(), z if weights is None else weights.contiguous(), slopes, out, N,
+        triton.next_power_of_2(N), D, K, dt, *z.stride(), P=P, WEIGHTED=weights is not None,
+        PRECISION=_precision(name),
+    )  # fmt: skip
+    return out.sum(0), None
+
+
+def _precision(name: str) -> str:
+    return name.removeprefix("triton").removeprefix("-") or "ieee"

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from sigreg.univariate.contract import checked
+from sigreg.sample import checked
 
 _BLOCK = 1 << 18  # pairs at a time: 2 MiB a buffer in float64
 

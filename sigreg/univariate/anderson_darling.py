@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import functools
+import math
 
 import torch
 from torch import Tensor
-from torch.special import log_ndtr
 
-from sigreg.univariate.order import ordered, zero_if_finite
-
-
-@functools.lru_cache(maxsize=64)
-def _least(N: int) -> float:
-    """The smallest value at sample size N, taken where F(x_(i)) = u_i for all i."""
-    u = (2 * torch.arange(1, N + 1, dtype=torch.float64) - 1) / (2 * N)
-    return float(2 * (torch.special.entr(u) + torch.special.entr(1 - u)).sum()) - N
+from sigreg.collectives import Group
+from sigreg.sample import Sample
+from sigreg.univariate.order import ordered
 
 
-def anderson_darling(x: Tensor) -> Tensor:
+def log_cdf(x: Tensor) -> tuple[Tensor, Tensor]:
+    """log F(x) and log(1 - F(x)), F the cdf of N(0,1); value and gradient keep their digits in both tails.
+
+    (torch differentiates `log_ndtr` as exp(-x^2/2 - log F(x)), which cancels beyond |x| = 1000.)
+    """
+    left = x < 0
+    distance = torch.where(left, -x, x)
+    scaled = torch.special.erfcx(distance / math.sqrt(2))  # 2 (1 - F(distance)) exp(distance^2/2)
+    far = (scaled / 2).log() - distance.square() / 2
+    near = torch.log1p(-far.exp())
+    return torch.where(left, far, near), torch.where(left, near, far)
+
+
+def anderson_darling(x: Tensor | Sample, *, weights: Tensor | None = None, group: Group = None) -> Tensor:
     r"""Anderson-Darling's statistic against N(0,1), both parameters known.
 
         A^2(x) = -N - 1/N sum_i (2i - 1) [ log F(x_(i)) + log(1 - F(x_(N+1-i))) ]
 
-    Computed as A^2_min(N) + 2 sum_i KL(u_i || F(x_(i))) with u_i = (2i - 1)/(2N): the Kullback-Leibler
-    terms of two coins are never negative and small where the sample is normal, whereas -N + (about N)
-    would leave float32 no digits at large N.  Logarithms come from `log_ndtr`, exact in both tails, so
-    the gradient beyond |x| = 10 is that of a parabola and calls far samples back.
+    Computed as A^2_min + 2 N sum_i p_i KL(u_i || F(x_(i))) with p_i = 1/N and u_i = (2i - 1)/(2N), A^2_min
+    being the value where F(x_(i)) = u_i: the Kullback-Leibler divergences of Bernoulli variables are never
+    negative and small where the sample is normal, whereas -N + (about N) would leave float32 no digits.
+    With weights, p_i = w_i / sum w and u_i lies in the middle of the i-th step.  In the tails the
+    statistic grows like x^2 and its gradient like x, so that far samples are pulled back.
 
     Args:
-        x: samples, `(..., N, K)`, any floating dtype; computed in float32 at least.  Order needs the
-            whole sample, so over several processes `SIGReg` gathers it.
+        x: samples, `(..., N, K)`, any floating dtype; computed in float32 at least.
+        weights: bool or non-negative floats that broadcast to `(..., N)`; rows of weight 0 do not count.
+        group: the processes that share the sample: None (this one alone), "auto" or a process group,
+            which gathers the sample.
 
     Returns:
         `(..., K)`; 1 on average at N(0,1), at any N; (2 log 2 - 1) N for a sample collapsed onto 0.
@@ -39,7 +49,7 @@ def anderson_darling(x: Tensor) -> Tensor:
 
     Raises:
         TypeError: `x` is not a floating-point tensor.
-        ValueError: fewer than two dimensions or two samples.
+        ValueError: fewer than two dimensions or two samples, unusable weights.
 
     Example:
         >>> x = torch.zeros(100, 1)
@@ -48,6 +58,12 @@ def anderson_darling(x: Tensor) -> Tensor:
 
     Source: Anderson and Darling, Journal of the American Statistical Association 49 (1954).
     """
-    x, u = ordered(x)
-    kl: Tensor = u * (u.log() - log_ndtr(x)) + (1 - u) * ((1 - u).log() - log_ndtr(-x))
-    return _least(x.shape[-2]) + 2 * kl.sum(-2) + zero_if_finite(x)
+    s = ordered(Sample.of(x, weights, group))
+    u, above = s.u, s.above
+    log_F, log_1_F = log_cdf(s.x)
+    kl = (torch.xlogy(u, u) - u * log_F) + (torch.xlogy(above, above) - above * log_1_F)
+    # in float64: -1 + (about 1) would leave float32 no digits at large N
+    p, entropy = s.p.double(), torch.special.entr(u.double()) + torch.special.entr(above.double())
+    least = (2 * (p * entropy).sum(-2) - 1).to(kl.dtype)
+    distance: Tensor = least + 2 * (s.p * kl).sum(-2)
+    return distance * s.N + s.nan_guard

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from sigreg.collectives import Ranks
+from sigreg.sample import Sample
 
 
-def central_moments(x: Tensor, highest: int, ranks: Ranks) -> tuple[Tensor | int, Tensor, list[Tensor]]:
-    """`(..., N, K)` -> N, the mean and the central moments 2...highest, each `(..., K)`.
+def central_moments(sample: Sample, highest: int) -> tuple[Tensor, list[Tensor]]:
+    """`(..., N, K)` -> the mean and the central moments 2...highest, each `(..., K)`.
 
     Two rounds of sums, the mean first: moments about 0 would need one, but their differences lose
     every digit when the mean is large beside the spread.  The first round only finds a center c to
@@ -19,19 +19,18 @@ def central_moments(x: Tensor, highest: int, ranks: Ranks) -> tuple[Tensor | int
 
         m_p = sum_j binom(p, j) a_j (-a_1)^{p-j},   a_j = mean_n((x_n - c)^j),
 
-    so that the gradient passes through one sum alone (see `Ranks.sum`).
+    so that the gradient passes through one sum alone (see `BatchGroup.all_reduce`).
     """
-    n = x.shape[-2]
-    (total,), N = ranks.sum(x.detach().sum(-2), count=n)
-    c = total / N
-    d = x - c.unsqueeze(-2)
-    sums, N = ranks.sum(*(d.pow(p).sum(-2) for p in range(1, highest + 1)), count=n)
-    a = [torch.ones_like(c), *(s / N for s in sums)]
+    (total,) = sample.all_reduce(sample.sum(sample.x.detach()))
+    c = total / sample.W
+    d = sample.x - c.unsqueeze(-2)
+    sums = sample.all_reduce(*(sample.sum(d.pow(p)) for p in range(1, highest + 1)))
+    a = [torch.ones_like(c), *(s / sample.W for s in sums)]
     central = [
         sum((math.comb(p, j) * a[j] * (-a[1]).pow(p - j) for j in range(p + 1)), torch.zeros_like(c))
         for p in range(2, highest + 1)
     ]
-    return N, c + a[1], central
+    return c + a[1], central
 
 
 def is_constant(mean: Tensor, variance: Tensor) -> Tensor:
@@ -40,5 +39,5 @@ def is_constant(mean: Tensor, variance: Tensor) -> Tensor:
     NaN counts as spread, so that a non-finite sample stays non-finite.
     """
     finfo = torch.finfo(variance.dtype)
-    floor = (4 * finfo.eps * mean.detach()).square().clamp(min=finfo.tiny**0.5)
-    return variance.detach() <= floor
+    rounding = (4 * finfo.eps * mean.detach()).square().clamp(min=finfo.tiny**0.5)
+    return variance.detach() <= rounding

@@ -5,20 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sigreg.univariate.order import ordered, zero_if_finite
+from sigreg.collectives import Group
+from sigreg.sample import Sample
+from sigreg.univariate.order import ordered
 
 
-def cramer_von_mises(x: Tensor) -> Tensor:
+def cramer_von_mises(x: Tensor | Sample, *, weights: Tensor | None = None, group: Group = None) -> Tensor:
     r"""Cramér-von Mises' statistic against N(0,1).
 
         W^2(x) = 1/(12 N) + sum_i (F(x_(i)) - (2i - 1)/(2N))^2,   F the cdf of N(0,1)
+
+    With weights p_i = w_i / sum w and u_i in the middle of the i-th step of the weighted distribution
+    function: N [ sum_i p_i (F(x_(i)) - u_i)^2 + sum_i p_i^3 / 12 ].
 
     Its gradient with respect to x_(i) is 2 (F - u_i) phi(x_(i)): bounded by 2 phi(0) = 0.798, and
     vanishing in the tails, so a sample beyond |x| = 6 is hardly called back.
 
     Args:
-        x: samples, `(..., N, K)`, any floating dtype; computed in float32 at least.  Order needs the
-            whole sample, so over several processes `SIGReg` gathers it.
+        x: samples, `(..., N, K)`, any floating dtype; computed in float32 at least.
+        weights: bool or non-negative floats that broadcast to `(..., N)`; rows of weight 0 do not count.
+        group: the processes that share the sample: None (this one alone), "auto" or a process group,
+            which gathers the sample.
 
     Returns:
         `(..., K)`, equal to `scipy.stats.cramervonmises(x, "norm").statistic`; 1/6 on average at
@@ -30,7 +37,7 @@ def cramer_von_mises(x: Tensor) -> Tensor:
 
     Raises:
         TypeError: `x` is not a floating-point tensor.
-        ValueError: fewer than two dimensions or two samples.
+        ValueError: fewer than two dimensions or two samples, unusable weights.
 
     Example:
         >>> x = torch.zeros(12, 1)
@@ -39,6 +46,6 @@ def cramer_von_mises(x: Tensor) -> Tensor:
 
     Source: Anderson, Annals of Mathematical Statistics 33 (1962).
     """
-    x, u = ordered(x)
-    distance: Tensor = (torch.special.ndtr(x) - u).square().sum(-2)
-    return 1 / (12 * x.shape[-2]) + distance + zero_if_finite(x)
+    s = ordered(Sample.of(x, weights, group))
+    distance: Tensor = (s.p * (torch.special.ndtr(s.x) - s.u).square()).sum(-2) + s.p.pow(3).sum(-2) / 12
+    return distance * s.N + s.nan_guard

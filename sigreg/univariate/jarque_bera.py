@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sigreg.collectives import ALONE, Ranks
+from sigreg.collectives import Group
+from sigreg.sample import Number, Sample
 from sigreg.univariate.central import central_moments, is_constant
-from sigreg.univariate.contract import checked
 from sigreg.univariate.vcreg import location_and_scale
 
 
-def _shape(N: Tensor | int, mean: Tensor, m2: Tensor, m3: Tensor, m4: Tensor) -> Tensor:
+def _shape(N: Number, mean: Tensor, m2: Tensor, m3: Tensor, m4: Tensor) -> Tensor:
     m2 = m2.masked_fill(is_constant(mean, m2), 1.0)
     skewness, kurtosis = m3 / m2.pow(1.5), m4 / m2.square()
     return N / 6 * (skewness.square() + (kurtosis - 3).square() / 4)
 
 
-def jarque_bera(x: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
+def jarque_bera(x: Tensor | Sample, *, weights: Tensor | None = None, group: Group = None) -> Tensor:
     r"""Jarque-Bera's statistic: is the shape that of any normal distribution?
 
         JB(x) = N/6 [ skewness^2 + (kurtosis - 3)^2 / 4 ]
@@ -26,7 +26,9 @@ def jarque_bera(x: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
 
     Args:
         x: samples, `(..., N, K)`, any floating dtype; computed in float32 at least.
-        ranks: the processes that share the sample; two messages, mean first.
+        weights: bool or non-negative floats that broadcast to `(..., N)`; rows of weight 0 do not count.
+        group: the processes that share the sample: None (this one alone), "auto" or a process group;
+            two messages, mean first.
 
     Returns:
         `(..., K)`, equal to `scipy.stats.jarque_bera(x).statistic`; tends to chi-squared with 2
@@ -35,7 +37,7 @@ def jarque_bera(x: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
 
     Raises:
         TypeError: `x` is not a floating-point tensor.
-        ValueError: fewer than two dimensions or two samples.
+        ValueError: fewer than two dimensions or two samples, unusable weights.
 
     Example:
         >>> import torch
@@ -45,12 +47,12 @@ def jarque_bera(x: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
 
     Source: Jarque and Bera, Economics Letters 6 (1980).
     """
-    x = checked(x, ranks)
-    N, mean, (m2, m3, m4) = central_moments(x, 4, ranks)
-    return _shape(N, mean, m2, m3, m4)
+    sample = Sample.of(x, weights, group)
+    mean, (m2, m3, m4) = central_moments(sample, 4)
+    return _shape(sample.N, mean, m2, m3, m4)
 
 
-def extended_jarque_bera(x: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
+def extended_jarque_bera(x: Tensor | Sample, *, weights: Tensor | None = None, group: Group = None) -> Tensor:
     r"""Jarque-Bera plus mean and standard deviation, so that only N(0,1)'s moments are left.
 
         EJB(x) = N/6 [ skewness^2 + (kurtosis - 3)^2 / 4 ] + N [ mean^2 + 2 (sd - 1)^2 ]
@@ -59,14 +61,16 @@ def extended_jarque_bera(x: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
 
     Args:
         x: samples, `(..., N, K)`, any floating dtype; computed in float32 at least.
-        ranks: the processes that share the sample; two messages, mean first.
+        weights: bool or non-negative floats that broadcast to `(..., N)`; rows of weight 0 do not count.
+        group: the processes that share the sample: None (this one alone), "auto" or a process group;
+            two messages, mean first.
 
     Returns:
         `(..., K)`, times N; tends to chi-squared with 4 degrees of freedom under N(0,1).
 
     Raises:
         TypeError: `x` is not a floating-point tensor.
-        ValueError: fewer than two dimensions or two samples.
+        ValueError: fewer than two dimensions or two samples, unusable weights.
 
     Example:
         >>> import torch
@@ -76,6 +80,6 @@ def extended_jarque_bera(x: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
 
     Source: Jarque and Bera, Economics Letters 6 (1980); LeJEPA, arXiv 2511.08544, section 4.
     """
-    x = checked(x, ranks)
-    N, mean, (m2, m3, m4) = central_moments(x, 4, ranks)
-    return _shape(N, mean, m2, m3, m4) + location_and_scale(N, mean, m2)
+    sample = Sample.of(x, weights, group)
+    mean, (m2, m3, m4) = central_moments(sample, 4)
+    return _shape(sample.N, mean, m2, m3, m4) + location_and_scale(sample.N, mean, m2)

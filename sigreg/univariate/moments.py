@@ -7,11 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from sigreg.collectives import ALONE, Ranks
-from sigreg.univariate.contract import checked
+from sigreg.collectives import Group
+from sigreg.sample import Sample
 
 
-def moments(x: Tensor, *, k_max: int = 4, ranks: Ranks = ALONE) -> Tensor:
+def moments(
+    x: Tensor | Sample, *, weights: Tensor | None = None, group: Group = None, k_max: int = 4
+) -> Tensor:
     r"""Distance of the first `k_max` moments to those of N(0,1).
 
         M(x) = N sum_{k=1}^{k_max} mean_n(He_k(x_n))^2 / k!
@@ -23,15 +25,17 @@ def moments(x: Tensor, *, k_max: int = 4, ranks: Ranks = ALONE) -> Tensor:
 
     Args:
         x: samples, `(..., N, K)`, any floating dtype; computed in float32 at least.
+        weights: bool or non-negative floats that broadcast to `(..., N)`; rows of weight 0 do not count.
+        group: the processes that share the sample: None (this one alone), "auto" or a process group;
+            one message.
         k_max: the highest moment; 4 stays within float32 up to |x| = 1e4, 6 up to about 1,000.
-        ranks: the processes that share the sample; one message.
 
     Returns:
         `(..., K)`, times N; tends to chi-squared with k_max degrees of freedom under N(0,1).
 
     Raises:
         TypeError: `x` is not a floating-point tensor.
-        ValueError: k_max < 1, fewer than two dimensions or two samples.
+        ValueError: k_max < 1, fewer than two dimensions or two samples, unusable weights.
 
     Example:
         >>> x = torch.tensor([[-1.0], [1.0]])  # mean 0, variance 1, He_3 = 0, He_4 = -2
@@ -42,12 +46,12 @@ def moments(x: Tensor, *, k_max: int = 4, ranks: Ranks = ALONE) -> Tensor:
     """
     if k_max < 1:
         raise ValueError(f"k_max={k_max} must be at least 1; 4 includes skewness and kurtosis")
-    x = checked(x, ranks)
-    below, he, parts = torch.ones_like(x), x, [x.sum(-2)]
+    sample = Sample.of(x, weights, group)
+    x = sample.x
+    below, he, parts = torch.ones_like(x), x, [sample.sum(x)]
     for k in range(1, k_max):
         below, he = he, x * he - k * below
-        parts.append(he.sum(-2))
-    sums, N = ranks.sum(*parts, count=x.shape[-2])
-    return sum(
-        (s.square() / (N * math.factorial(k)) for k, s in enumerate(sums, 1)), torch.zeros_like(sums[0])
-    )
+        parts.append(sample.sum(he))
+    means = [s / sample.W for s in sample.all_reduce(*parts)]
+    terms = (m.square() / math.factorial(k) for k, m in enumerate(means, 1))
+    return sample.N * sum(terms, torch.zeros_like(means[0]))

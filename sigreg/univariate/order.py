@@ -1,24 +1,40 @@
-"""The sorted sample: what the order-type statistics share."""
+"""What the statistics of the sorted sample share."""
 
 from __future__ import annotations
 
-import torch
+from typing import NamedTuple
+
 from torch import Tensor
 
-from sigreg.univariate.contract import checked
+from sigreg.sample import Number, Sample
 
 
-def ordered(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`(..., N, K)` -> x_(1) <= ... <= x_(N) along N, and u_i = (2i - 1) / 2N as `(N, 1)`."""
-    x = checked(x).sort(dim=-2).values
-    N = x.shape[-2]
-    i = torch.arange(1, N + 1, device=x.device, dtype=x.dtype).unsqueeze(-1)
-    return x, (2 * i - 1) / (2 * N)
+class Ordered(NamedTuple):
+    """The whole batch, sorted, with its (weighted) empirical distribution function."""
+
+    x: Tensor
+    """x_(1) <= ... <= x_(N), `(..., N, K)`."""
+    p: Tensor
+    """The step of the empirical distribution function at x_(i), w_i / W: `(N, 1)` or `(..., N, K)`."""
+    u: Tensor
+    """The middle of that step, (2i - 1) / 2N where all weights are equal."""
+    above: Tensor
+    """1 - u, with all its digits."""
+    N: Number
+    """The effective sample size: a number or `(..., 1)`."""
+    nan_guard: Tensor
+    """`(..., K)`: 0 for a finite sample, else NaN, because a cdf maps infinity to 0 or 1."""
 
 
-def zero_if_finite(x: Tensor) -> Tensor:
-    """0 for a finite sorted sample, else nan: a cdf turns infinity into an innocent 0 or 1.
-
-    Sorting brings infinities and nan to an end, so two samples tell.
-    """
-    return 0 * x[..., 0, :] + 0 * x[..., -1, :]
+def ordered(sample: Sample) -> Ordered:
+    """Sort the sample of all processes along N."""
+    sample = sample.whole()
+    x, index = sample.x.sort(dim=-2)
+    if sample.weights is None:
+        w = x.new_ones(x.shape[-2], 1)
+    else:
+        w = sample.weights.unsqueeze(-1).expand(x.shape).gather(-2, index)
+    W = sample.W.unsqueeze(-2) if isinstance(sample.W, Tensor) else sample.W
+    below = w.cumsum(-2) - w / 2  # exact for a mask, so that it gives what removing the rows gives
+    guard = 0 * x[..., 0, :] + 0 * x[..., -1, :]  # sorting moves infinities and NaN to the ends
+    return Ordered(x, w / W, below / W, (W - below) / W, sample.N, guard)

@@ -1,22 +1,22 @@
-"""Variance-covariance regularization's univariate face: mean and standard deviation only."""
+"""Variance-covariance regularization in one dimension: mean and standard deviation only."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from sigreg.collectives import ALONE, Ranks
+from sigreg.collectives import Group
+from sigreg.sample import Number, Sample
 from sigreg.univariate.central import central_moments, is_constant
-from sigreg.univariate.contract import checked
 
 
-def location_and_scale(N: Tensor | int, mean: Tensor, variance: Tensor) -> Tensor:
+def location_and_scale(N: Number, mean: Tensor, variance: Tensor) -> Tensor:
     """N [mean^2 + 2 (sd - 1)^2], with gradient 0 in sd where the sample is constant."""
     constant = is_constant(mean, variance)
     sd = variance.masked_fill(constant, 1.0).sqrt().masked_fill(constant, 0.0)
     return N * (mean.square() + 2 * (sd - 1).square())
 
 
-def vcreg(x: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
+def vcreg(x: Tensor | Sample, *, weights: Tensor | None = None, group: Group = None) -> Tensor:
     r"""Distance of mean and standard deviation to those of N(0,1).
 
         vcreg(x) = N [ mean(x)^2 + 2 (sd(x) - 1)^2 ],   sd(x)^2 = mean((x - mean(x))^2)
@@ -28,7 +28,9 @@ def vcreg(x: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
 
     Args:
         x: samples, `(..., N, K)`, any floating dtype; computed in float32 at least.
-        ranks: the processes that share the sample; two messages, mean first.
+        weights: bool or non-negative floats that broadcast to `(..., N)`; rows of weight 0 do not count.
+        group: the processes that share the sample: None (this one alone), "auto" or a process group;
+            two messages, mean first.
 
     Returns:
         `(..., K)`, times N: 2 on average at N(0,1), 2 N for a sample collapsed onto 0 (where its
@@ -36,7 +38,7 @@ def vcreg(x: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
 
     Raises:
         TypeError: `x` is not a floating-point tensor.
-        ValueError: fewer than two dimensions or two samples.
+        ValueError: fewer than two dimensions or two samples, unusable weights.
 
     Example:
         >>> import torch
@@ -47,6 +49,6 @@ def vcreg(x: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
     Source: Bardes, Ponce and LeCun, VICReg, arXiv 2105.04906 (the standard deviation in place of
     the variance); LeJEPA, arXiv 2511.08544, section 4.
     """
-    x = checked(x, ranks)
-    N, mean, (variance,) = central_moments(x, 2, ranks)
-    return location_and_scale(N, mean, variance)
+    sample = Sample.of(x, weights, group)
+    mean, (variance,) = central_moments(sample, 2)
+    return location_and_scale(sample.N, mean, variance)

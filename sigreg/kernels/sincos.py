@@ -1,6 +1,6 @@
 """Cosine and sine in a dozen multiplications, for loops that want to stay in registers.
 
-A library's cosine is a call, and around a call a loop has to store every sum that it keeps in a register.
+A library's cosine is a function call, and a loop with a call in it cannot keep its sums in registers.
 Here the formula is part of the loop: phi less the nearest multiple of pi, then two polynomials.
 """
 
@@ -13,8 +13,8 @@ from torch import Tensor
 def cos_sin(phi: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine of phi up to a sign that both share: that of phi less the nearest multiple of pi.
 
-    The sign cancels wherever an even number of them is multiplied.  Errors are 3e-7 and what rounding phi to
-    float32 does; no finite angle leaves the circle; infinities and NaN become NaN.
+    The sign cancels wherever an even number of them is multiplied.  The error is 3e-7 plus that of rounding
+    phi to float32; for finite phi neither exceeds 1 by more than that; infinities and NaN become NaN.
     Other precisions and devices take the library's functions.
     """
     if phi.dtype != torch.float32 or phi.device.type != "cpu":

@@ -1,0 +1,88 @@
+"""SIGReg as a pure function, for `torch.func`, `torch.compile` and `torch.export`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sigreg import kernels
+from sigreg.collectives import Group
+from sigreg.kernels import Backend, no_autocast
+from sigreg.sample import Sample
+from sigreg.univariate.epps_pulley import epps_pulley, quadrature
+from sigreg.univariate.statistic import Choice, Statistic, parse
+
+
+def sigreg(
+    z: Tensor,
+    directions: Tensor,
+    *,
+    statistic: Choice = "epps_pulley",
+    weights: Tensor | None = None,
+    group: Group = None,
+    backend: Backend = "auto",
+    **settings: Any,
+) -> Tensor:
+    """The mean of a statistic over slices and views: mean_vk statistic(z_v @ a_k).
+
+    Args:
+        z: embeddings `(..., N, D)`, any floating dtype; leading dimensions (views, time steps) are tested
+            one by one and averaged.
+        directions: unit columns `(D, K)`, e.g. from `sigreg.directions`; they may require grad.
+        statistic: a name in `sigreg.univariate`, a callable or a dict of weights over these (see `SIGReg`).
+        weights: bool (a mask) or non-negative floats that broadcast to `(..., N)`, treated as constants.
+            The distribution function or characteristic function becomes the weighted one, and N becomes
+            (sum w)^2 / sum w^2.  Rows of weight 0 get a gradient of 0, whatever they hold; views without
+            any valid row leave the mean; when nothing is valid the value is 0.
+        group: the processes that share the batch: None (this one alone), "auto" or a process group.
+        backend: how Epps-Pulley is computed; see `sigreg.kernels`.
+        **settings: of the statistic, e.g. `t_max=5.0`.
+
+    Returns:
+        A scalar, float32 (float64 for float64), whatever autocast says.
+
+    Raises:
+        TypeError: z is not a floating-point tensor, or a setting that the statistic does not know.
+        ValueError: shapes that do not fit, an unknown name, negative weights.
+
+    Example:
+        >>> from sigreg.directions import gaussian
+        >>> z = torch.randn(128, 64, generator=torch.Generator().manual_seed(0))
+        >>> gradient = torch.func.grad(sigreg)(z, gaussian(64, 256))
+        >>> gradient.shape
+        torch.Size([128, 64])
+
+    Source: LeJEPA, arXiv 2511.08544, section 4.
+    """
+    sample = Sample(z, weights, group)
+    if directions.ndim != 2 or directions.shape[0] != z.shape[-1]:
+        raise ValueError(
+            f"directions must be (D, K) with D = {z.shape[-1]} as in z, got shape {tuple(directions.shape)}"
+        )
+    return mean_over_slices(sample, directions.to(sample.x.dtype), parse(statistic, settings), backend)
+
+
+def mean_over_slices(sample: Sample, A: Tensor, members: list[Statistic], backend: str) -> Tensor:
+    """The weighted sum of the members' means over the slices A `(D, K)` and the views of the sample."""
+    terms: list[Tensor] = []
+    projected: Sample | None = None
+    with no_autocast(sample.x.device):
+        for member in members:
+            if member.function is epps_pulley:  # has kernels that need no stored projections
+                settings = dict(member.settings)
+                unbiased = settings.pop("unbiased", False)
+                t_max, num_points = quadrature(**settings)
+                source, values = (
+                    sample,
+                    kernels.sliced_epps_pulley(
+                        sample, A, t_max=t_max, num_points=num_points, unbiased=unbiased, backend=backend
+                    ),
+                )
+            else:
+                projected = sample.replaced(sample.x @ A) if projected is None else projected
+                source, values = projected, member(projected).mean(-1)
+            mean = source.mean_over_views(values)
+            terms.append(mean if member.weight == 1 else member.weight * mean)
+        return terms[0] if len(terms) == 1 else torch.stack(terms).sum()

@@ -1,0 +1,70 @@
+"""Embeddings of earlier calls, for batches too small for a statistic of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigreg.sample import Sample
+
+
+class Memory(nn.Module):
+    """The last `size` embeddings of each view, detached, first in first out; empty at the start.
+
+    Each process keeps the rows that it saw itself, `size` divided by the number of processes, so that
+    statistics that are mergeable by sums need no gathering.
+    """
+
+    rows: Tensor | None
+    weights: Tensor | None
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"memory={size} must be at least 1, the number of embeddings kept; 0 keeps none")
+        self.size = size
+        self.register_buffer("rows", None)  # (..., M, D), the newest last
+        self.register_buffer("weights", None)  # (..., M), 0 where nothing has been stored yet
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.rows = self.weights = None
+
+    def joined(self, sample: Sample, *, advance: bool) -> Sample:
+        """The sample with the stored rows behind it; `advance` stores its own rows for the next call."""
+        x, weights = sample.x, sample.weights
+        weights = x.new_ones(x.shape[:-1]) if weights is None else weights
+        M = -(-self.size // sample.group.size)
+        if self.rows is None or self.weights is None:
+            self.rows, self.weights = (
+                x.new_zeros(*x.shape[:-2], M, x.shape[-1]),
+                x.new_zeros(*x.shape[:-2], M),
+            )
+        if self.rows.shape[:-2] != x.shape[:-2] or self.rows.shape[-1] != x.shape[-1]:
+            raise ValueError(
+                f"the memory holds embeddings {tuple(self.rows.shape)}, got {tuple(x.shape)}; views and "
+                "width must stay the same: call reset_memory() first"
+            )
+        rows, kept = self.rows.to(x), self.weights.to(x)
+        joined = Sample(torch.cat([x, rows], dim=-2), torch.cat([weights, kept], dim=-1), sample.group)
+        joined.boolean = sample.boolean or sample.weights is None
+        if advance:
+            rows, kept = torch.cat([rows, x.detach()], dim=-2), torch.cat([kept, weights], dim=-1)
+            if sample.weights is not None:  # rows that do not count take no place: they move to the front
+                order = (kept > 0).int().argsort(dim=-1, stable=True)
+                rows, kept = rows.gather(-2, order.unsqueeze(-1).expand_as(rows)), kept.gather(-1, order)
+            # copies, because the graph of this call still needs what is stored now
+            self.rows, self.weights = rows[..., -M:, :].clone(), kept[..., -M:].clone()
+        return joined
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("rows", "weights"):  # their shapes are known from the first call on
+            stored = state_dict.get(prefix + name)
+            mine = getattr(self, name)
+            if stored is None:
+                setattr(self, name, None)
+            elif mine is None or mine.shape != stored.shape:
+                setattr(self, name, torch.zeros_like(stored))
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,129 @@
+"""A statistic with its settings, and how the choice that a user writes becomes a list of them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from sigreg.sample import Sample
+from sigreg.univariate.anderson_darling import anderson_darling
+from sigreg.univariate.cramer_von_mises import cramer_von_mises
+from sigreg.univariate.epps_pulley import epps_pulley
+from sigreg.univariate.jarque_bera import extended_jarque_bera, jarque_bera
+from sigreg.univariate.moments import moments
+from sigreg.univariate.shapiro_francia import shapiro_francia
+from sigreg.univariate.vasicek_entropy import vasicek_entropy
+from sigreg.univariate.vcreg import vcreg
+from sigreg.univariate.watson import watson
+
+Function: TypeAlias = Callable[..., Tensor]
+Choice: TypeAlias = "str | Function | Mapping[str | Function, float]"
+
+STATISTICS: dict[str, Function] = {
+    "anderson_darling": anderson_darling,
+    "cramer_von_mises": cramer_von_mises,
+    "epps_pulley": epps_pulley,
+    "extended_jarque_bera": extended_jarque_bera,
+    "jarque_bera": jarque_bera,
+    "moments": moments,
+    "shapiro_francia": shapiro_francia,
+    "vasicek_entropy": vasicek_entropy,
+    "vcreg": vcreg,
+    "watson": watson,
+}
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One member of a weighted sum of statistics: a function and the settings bound to it."""
+
+    function: Function
+    settings: dict[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The function's name with its settings, for messages."""
+        function = self.function
+        name = str(getattr(function, "__name__", type(function).__name__))
+        settings = ", ".join(f"{k}={v}" for k, v in self.settings.items())
+        return f"{name}({settings})" if settings else name
+
+    def __call__(self, sample: Sample) -> Tensor:
+        """The statistic of each slice, `(..., N, K) -> (..., K)`, of all processes' rows together."""
+        if self.function in STATISTICS.values():
+            return self.function(sample, **self.settings)
+        whole = sample.whole()  # a user's function is given tensors, and every row of the batch
+        if whole.weights is None:
+            return self.function(whole.x, **self.settings)
+        if "weights" not in _parameters(self.function):
+            raise TypeError(
+                f"{self.name} does not take weights; give it a keyword weights (..., N), or leave them out"
+            )
+        weights = whole.weights > 0 if whole.boolean else whole.weights
+        return self.function(whole.x, weights=weights, **self.settings)
+
+
+def parse(choice: Choice, settings: Mapping[str, Any]) -> list[Statistic]:
+    """The members behind a name, a callable or a dict of weights; each gets the settings that it knows.
+
+    Raises:
+        TypeError: not a statistic, or a setting that it (or no member of the mix) knows.
+        ValueError: an unknown name, an empty mix, or a mix that names a statistic twice.
+
+    Example:
+        >>> [(s.name, s.weight) for s in parse({"epps_pulley": 1.0, "vcreg": 0.1}, {"t_max": 5.0})]
+        [('epps_pulley(t_max=5.0)', 1.0), ('vcreg', 0.1)]
+    """
+    mix = list(choice.items()) if isinstance(choice, Mapping) else [(choice, 1.0)]
+    if not mix:
+        raise ValueError("a mix needs at least one statistic, e.g. {'epps_pulley': 1.0, 'vcreg': 0.1}")
+    members = [_member(member, float(weight)) for member, weight in mix]
+    for i, member in enumerate(members):
+        if any(member.function == m.function and member.settings == m.settings for m in members[:i]):
+            raise ValueError(f"the mix names {member.name} twice; give it one weight")
+    known = [_parameters(m.function) - {"weights", "group"} for m in members]
+    unknown = settings.keys() - set[str]().union(*known)
+    if unknown:
+        names = " and ".join(m.name for m in members)
+        raise TypeError(f"{names} does not take {sorted(unknown)}; see its docstring for its settings")
+    return [
+        Statistic(m.function, {**m.settings, **{k: v for k, v in settings.items() if k in takes}}, m.weight)
+        for m, takes in zip(members, known, strict=True)
+    ]
+
+
+def describe(members: list[Statistic]) -> str:
+    """What the members are called in a message."""
+    if len(members) == 1 and members[0].weight == 1:
+        return members[0].name
+    return "{" + ", ".join(f"{m.name}: {m.weight}" for m in members) + "}"
+
+
+def _member(choice: str | Function, weight: float) -> Statistic:
+    if isinstance(choice, str):
+        if choice not in STATISTICS:
+            known = sorted(STATISTICS)
+            raise ValueError(f"statistic={choice!r} is unknown; use one of {known} or a callable")
+        return Statistic(STATISTICS[choice], {}, weight)
+    if isinstance(choice, functools.partial) and not choice.args:
+        return Statistic(choice.func, dict(choice.keywords), weight)
+    if not callable(choice):
+        raise TypeError(
+            "statistic must be a name, a callable (..., N, K) -> (..., K) or a dict of weights, "
+            f"got {choice!r}"
+        )
+    return Statistic(choice, {}, weight)
+
+
+def _parameters(function: Function) -> set[str]:
+    function = function.forward if isinstance(function, nn.Module) else function
+    try:
+        return set(inspect.signature(function).parameters)
+    except ValueError:  # some builtins have no signature
+        return set()
