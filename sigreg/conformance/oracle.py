@@ -115,7 +115,8 @@ def fitted(values: list[float]) -> Convention:
     if best.error < FIT:
         return best
     return min(
-        (_with_grid(grid, values, power, at_most=min(best.error, 0.05)) for grid in _grids()), key=lambda c: c.error
+        (_with_grid(grid, values, power, at_most=min(best.error, 0.05)) for grid in _grids()),
+        key=lambda c: c.error,
     )
 
 

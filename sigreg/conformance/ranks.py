@@ -23,7 +23,7 @@ from sigreg.conformance.oracle import FIT, Convention
 from sigreg.conformance.report import FAULT, NOTE, Row
 from sigreg.conformance.target import Target
 
-SPLITS = {"even": (24, 24), "uneven": (31, 17)}
+SPLITS = {"even": [24, 24], "uneven": [31, 17]}
 Answer = dict[str, Any]
 Run = Callable[..., list[Any]]  # run(2, function, *args) -> one answer of each rank
 
