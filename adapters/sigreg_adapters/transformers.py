@@ -28,7 +28,7 @@ DRIFT = 0.05  # more than half precision's noise, less than another dropout mask
 
 @dataclass
 class Share:
-    """What one microbatch has in SIGReg of the whole step: its embeddings, their gradient, a part of the value."""
+    """One microbatch's share in SIGReg of a step: its embeddings, their gradient, a part of the value."""
 
     z: Tensor
     gradient: Tensor
@@ -40,7 +40,7 @@ class Share:
         moved, size = (z.detach() - self.z).norm(), self.z.norm()
         if not moved <= DRIFT * size and self.z.isfinite().all():
             raise RuntimeError(
-                f"the second pass encoded a microbatch otherwise (by {float(moved / size):.0%}), so the gradient "
+                f"the second pass encoded a microbatch otherwise, by {float(moved / size):.0%}: the gradient "
                 "would be wrong; take random numbers from torch's generators, which are replayed"
             )
         result: Tensor = _Given.apply(z, self.gradient, self.value)
@@ -67,7 +67,7 @@ class SIGRegTrainer(Trainer):
     Logs the mean of "sigreg", unweighted, beside "loss".
 
     Raises:
-        ValueError: a negative weight, an unknown pooling, SIGReg with a memory, or several GPUs in one process.
+        ValueError: a negative weight, an unknown pooling, SIGReg with a memory, several GPUs in one process.
         TypeError: at the first step, a base model without `last_hidden_state (B, L, D)`.
 
     Source: LeJEPA, arXiv 2511.08544; the two passes are gradient caching, arXiv 2101.06983.
@@ -165,7 +165,10 @@ class SIGRegTrainer(Trainer):
         (gradient,) = torch.autograd.grad(value, z)
         value = value.detach() / len(pooled)
         sizes = [len(z) for z, _ in pooled]
-        return deque(Share(*parts, value) for parts in zip(z.detach().split(sizes), gradient.split(sizes)))
+        return deque(
+            Share(*parts, value)
+            for parts in zip(torch.split(z.detach(), sizes), torch.split(gradient, sizes), strict=True)
+        )
 
     def _pooled(self, inputs: dict[str, Any]) -> Pooled:
         """The embeddings in what the base model returned last, and which of them count."""
@@ -176,8 +179,8 @@ class SIGRegTrainer(Trainer):
         hidden = getattr(outputs, "last_hidden_state", None)
         if hidden is None or hidden.ndim != 3:
             raise TypeError(
-                f"pooling={self.pooling!r} needs last_hidden_state (B, L, D) of the base model, which returned "
-                f"{type(outputs).__name__}; give a function (outputs, inputs) -> (N, D) as pooling"
+                f"pooling={self.pooling!r} needs last_hidden_state (B, L, D) of the base model, which "
+                f"returned {type(outputs).__name__}; give a function (outputs, inputs) -> (N, D) as pooling"
             )
         mask = inputs.get("attention_mask")
         if mask is None:
@@ -186,8 +189,8 @@ class SIGRegTrainer(Trainer):
         mask = mask.bool()
         if mask.shape != hidden.shape[:2]:
             raise TypeError(
-                f"attention_mask {tuple(mask.shape)} does not fit last_hidden_state {tuple(hidden.shape)}; give a "
-                "function (outputs, inputs) -> (N, D) as pooling"
+                f"attention_mask {tuple(mask.shape)} does not fit last_hidden_state {tuple(hidden.shape)}; "
+                "give a function (outputs, inputs) -> (N, D) as pooling"
             )
         if self.pooling == "tokens":
             return hidden.flatten(0, 1), mask.flatten()

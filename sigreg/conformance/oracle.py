@@ -88,7 +88,8 @@ class Convention:
 
     def value(self, x: Tensor) -> Tensor:
         x = x.double().flatten()
-        return self.scale * len(x) ** self.power * self.grid.distance(x)
+        value: Tensor = self.scale * len(x) ** self.power * self.grid.distance(x)
+        return value
 
     def __str__(self) -> str:
         factor = {0.0: "not times N", 1.0: "times N"}.get(self.power, f"times N^{self.power:g}")
