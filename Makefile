@@ -24,6 +24,8 @@ mutations: .venv/installed
 	$(TEST_ENV) $(BIN)/python -m tests.mutations
 
 .venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "sigreg needs Python 3.10 or newer; name one, as in: make test PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@

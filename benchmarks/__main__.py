@@ -30,12 +30,14 @@ def main(arguments: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors reach the lines below instead of the screen
     # With a flag of Hydra's (--help, --cfg job, ...) nothing runs, so nothing is swept.
     flagged = any(override.startswith("-") for override in overrides)
-    flags, swept = ([], []) if flagged else (["--multirun"], engine.sweep(name, overrides))
-    sys.argv = [sys.argv[0], *flags, f"question={name}", f"name={name}", *swept, *overrides]
-    try:
-        hydra.main(version_base="1.3", config_path=str(engine.CONF), config_name="config")(engine.run)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise SystemExit(f"{name}: {_one_line(error)}") from None
+    stages = [[]] if flagged else [["--multirun", *stage] for stage in engine.sweeps(name, overrides)]
+    for stage in stages:
+        flags, swept = [o for o in stage if o.startswith("-")], [o for o in stage if not o.startswith("-")]
+        sys.argv = [sys.argv[0], *flags, f"question={name}", f"name={name}", *swept, *overrides]
+        try:
+            hydra.main(version_base="1.3", config_path=str(engine.CONF), config_name="config")(engine.run)()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise SystemExit(f"{name}: {_one_line(error)}") from None
 
 
 def _one_line(error: BaseException) -> str:

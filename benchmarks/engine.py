@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import random
 import sys
@@ -14,22 +15,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks import provenance
-from benchmarks.rows import Table
+from benchmarks import data, provenance
+from benchmarks.rows import Table, cell, cells
 from sigreg import multivariate
 from sigreg.directions import DIRECTIONS
 from sigreg.univariate import STATISTICS
 
 CONF = Path(__file__).parent / "conf"
 QUESTIONS = Path(__file__).parent / "questions"
-NOT_RECORDED = {"name", "sweep", "verdict", "results", "hydra"}
+NOT_RECORDED = {"name", "sweep", "verdict", "results", "checkpoints", "hydra"}
 NOT_COMPARED = {"threads", "accelerator", "devices", "data_root"}  # where and how a run goes, not what it is
 
 # Sweeps over everything the library has, whatever it has by now.
@@ -48,13 +49,34 @@ def questions() -> dict[str, str]:
     return found
 
 
-def sweep(name: str, overrides: list[str]) -> list[str]:
-    """The sweep in a question's file at the scale asked for, as one would type it for Hydra."""
+def sweeps(name: str, overrides: list[str]) -> list[list[str]]:
+    """The sweeps in a question's file at the scale asked for, as one would type them for Hydra.
+
+    Usually one; a list of them is run in turn, for what no product of values describes, such as a search.
+    """
     scale = next((o.removeprefix("scale=") for o in reversed(overrides) if o.startswith("scale=")), "cpu")
-    sweeps = OmegaConf.load(CONF / "question" / f"{name}.yaml").sweep
-    if scale not in sweeps:
-        raise SystemExit(f"{name}: scale={scale!r} is unknown; use one of {', '.join(sweeps)}")
-    return [f"{key}={value}" for key, value in sweeps[scale].items()]
+    known = OmegaConf.load(CONF / "question" / f"{name}.yaml").sweep
+    if scale not in known:
+        raise SystemExit(f"{name}: scale={scale!r} is unknown; use one of {', '.join(known)}")
+    stages = known[scale] if OmegaConf.is_list(known[scale]) else [known[scale]]
+    return [[f"{key}={value}" for key, value in stage.items()] for stage in stages]
+
+
+def plan(name: str, scale: str) -> list[dict[str, Any]]:
+    """The identity of every run of a question's sweeps at a scale.  Raises KeyError for an unknown scale."""
+    if scale not in OmegaConf.load(CONF / "question" / f"{name}.yaml").sweep:
+        raise KeyError(scale)
+    parser, planned = OverridesParser.create(), []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        base = compose("config", [f"question={name}", f"name={name}", f"scale={scale}"])
+    for stage in sweeps(name, [f"scale={scale}"]):
+        for batch in BasicSweeper.split_arguments(parser.parse_overrides(stage), None):
+            for job in batch:
+                cfg = copy.deepcopy(base)
+                for override in parser.parse_overrides(list(job)):
+                    OmegaConf.update(cfg, override.key_or_group, override.value())
+                planned.append(identity(cfg))
+    return planned
 
 
 def module(name: str) -> ModuleType:
@@ -80,10 +102,20 @@ def check(cfg: DictConfig) -> None:
 
 
 def run(cfg: DictConfig) -> None:
-    """One setting: measure, and append what came out; nothing when its row exists."""
+    """One setting: measure, and append what came out.
+
+    Nothing when its row exists, or while another process of this machine is measuring it.
+    """
     table = Table(cfg.name, cfg.results)
-    if not table.missing([identity(cfg)]):
-        return
+    with table.claim(identity(cfg)) as claimed:
+        if not claimed:
+            _say(f"{cfg.name}: another process measures this setting now: {cells(identity(cfg))}")
+        elif table.missing([identity(cfg)]):
+            table.append(_measured(cfg))
+
+
+def _measured(cfg: DictConfig) -> list[dict[str, Any]]:
+    """The rows of one setting, with all that tells where they come from."""
     source = provenance.source()
     torch.set_num_threads(cfg.threads)
     random.seed(cfg.seed)
@@ -92,7 +124,8 @@ def run(cfg: DictConfig) -> None:
     with provenance.measured() as cost:
         results = module(cfg.name).measure(cfg)
     results = results if isinstance(results, list) else [results]
-    table.append([{**settings(cfg), **result, **cost, **source} for result in results])
+    images = {"data_sha256": data.digest(cfg.data, cfg.data_root, cfg.get("size"))} if "data" in cfg else {}
+    return [{**settings(cfg), **result, **cost, **images, **source} for result in results]
 
 
 class Progress(Callback):
@@ -110,8 +143,20 @@ class Progress(Callback):
         self.wanted = Table(config.name, config.results).missing(planned)
         self.started = time.time()
         done = len(planned) - len(self.wanted)
+        self._warn_of_others(config, planned)
         left = f"{len(self.wanted)} to run" if self.wanted else "nothing to run"
         _say(f"{config.name}, scale={config.scale}: {len(planned)} settings, {done} done, {left}")
+
+    def _warn_of_others(self, config: DictConfig, planned: list[dict[str, Any]]) -> None:
+        """Rows that no run here matches in some key: a default may have changed since, and they stay."""
+        others = Table(config.name, config.results).outside(planned)
+        others = [row for row in others if row.get("scale") == config.scale]
+        for key in dict.fromkeys(key for settings in planned for key in settings):
+            here = {cell(settings[key]) for settings in planned if key in settings}
+            there = {row.get(key) or "" for row in others}
+            if there and not here & there:
+                said = f"{key}={'/'.join(sorted(there))} in {len(others)} rows, {'/'.join(sorted(here))} here"
+                _say(f"{config.name}: {said}; those rows are not reused")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """What is left is counted in the file: the runs may go on in many processes."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,13 @@ PROBES = ("knn", "linear", "rbf")
 RBF_LIMIT = 5000  # its cost grows with the square of the labels
 
 
+class Split(NamedTuple):
+    """Features `(n, F)` and their labels `(n,)`."""
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
 def classifier(probe: str, labels: int | str) -> Any:
     """An untrained probe for features `(n, F)` with so many labels a class."""
     if probe == "knn":
@@ -31,8 +38,12 @@ def classifier(probe: str, labels: int | str) -> Any:
     raise ValueError(f"probe={probe!r} is unknown; use one of {PROBES}")
 
 
-def check(labels: Iterable[int | str], train_labels: NDArray[np.int64]) -> None:
-    """Raises ValueError when a class has fewer labels than asked for."""
+def check(
+    labels: Iterable[int | str], train_labels: NDArray[np.int64], probes: Iterable[str] = PROBES
+) -> None:
+    """Raises ValueError for an unknown probe, or when a class has fewer labels than asked for."""
+    for probe in probes:
+        classifier(probe, 1)
     fewest = int(np.bincount(train_labels).min())
     for n in labels:
         if n != "all" and not (isinstance(n, int) and 1 <= n <= fewest):
@@ -42,32 +53,36 @@ def check(labels: Iterable[int | str], train_labels: NDArray[np.int64]) -> None:
 
 
 def accuracies(
-    train: NDArray[np.float32],
-    train_labels: NDArray[np.int64],
-    test: NDArray[np.float32],
-    test_labels: NDArray[np.int64],
+    train: Split,
+    scored: Mapping[str, Split],
     *,
     labels: Iterable[int | str] = (1, 5, 10),
     draws: int = 10,
+    probes: Iterable[str] = PROBES,
 ) -> dict[str, float]:
-    """Test accuracy of every probe at every number of labels a class, a mean over draws of the labels.
+    """Accuracy of every probe at every number of labels a class, a mean over draws of the labels.
 
-    The draws are the same for every run, so that runs are compared on the same labels.
+    A probe is fitted once and scored on each split of `scored`, whose name is put before the column's:
+    `{"": test, "selection_": held_out}` gives `knn_1` and `selection_knn_1`.  The draws are the same for
+    every run, so that runs are compared on the same labels.
     """
     row = {}
     for n in labels:
-        for probe in PROBES:
+        for probe in probes:
             scores = []
             for draw in range(1 if n == "all" else draws):
-                chosen = _draw(train_labels, n, draw)
+                chosen = _draw(train.labels, n, draw)
                 if probe == "rbf" and len(chosen) > RBF_LIMIT:
                     break
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ConvergenceWarning)
-                    fitted = classifier(probe, n).fit(train[chosen], train_labels[chosen])
-                scores.append(fitted.score(test, test_labels))
+                    fitted = classifier(probe, n).fit(train.features[chosen], train.labels[chosen])
+                scores.append([fitted.score(*split) for split in scored.values()])
             if scores:
-                row[f"{probe}_{n}"] = round(float(np.mean(scores)), 5)
+                means = np.mean(scores, axis=0)
+                row.update(
+                    {f"{name}{probe}_{n}": round(float(m), 5) for name, m in zip(scored, means, strict=True)}
+                )
     return row
 
 
@@ -80,7 +95,12 @@ def _draw(train_labels: NDArray[np.int64], n: int | str, draw: int) -> NDArray[n
 
 
 def effective_rank(z: NDArray[np.float32]) -> float:
-    """exp of the entropy of the covariance spectrum: F when isotropic, 1 on a line, 0 if constant."""
+    """exp of the entropy of the covariance spectrum: F when isotropic, 1 on a line, 0 if constant.
+
+    NaN for features that are not finite, whose spectrum does not exist.
+    """
+    if not np.isfinite(z).all():
+        return float("nan")
     spectrum = np.linalg.svd(z - z.mean(0), compute_uv=False) ** 2
     if spectrum.sum() <= 1e-12 * len(z):
         return 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 import time
@@ -17,9 +18,12 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("torch", "lightning", "timm", "scikit-learn", "numpy")
+PACKAGES = ("torch", "lightning", "timm", "scikit-learn", "numpy", "lightly", "stable-pretraining")
 # What numbers depend on.  Rows, figures and the report are what numbers end in.
-SOURCES = ("sigreg", "adapters", "benchmarks", ":!benchmarks/results", ":!benchmarks/figures", ":!*.md")
+SOURCES = (
+    *("sigreg", "adapters", "benchmarks", "integrations", "pyproject.toml", "constraints.txt"),
+    *(":!benchmarks/results", ":!benchmarks/figures", ":!*.md"),
+)
 
 
 @functools.cache
@@ -32,14 +36,15 @@ def source() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
     try:
-        commit = _git("rev-parse", "--short=10", "HEAD")
-        dirty = bool(_git("status", "--porcelain", "--", *SOURCES))
+        commit = git("rev-parse", "--short=10", "HEAD")
+        dirty = bool(git("status", "--porcelain", "--", *SOURCES))
     except (OSError, subprocess.CalledProcessError):
         commit, dirty = None, None  # not a checkout
     return {"commit": commit, "dirty": dirty, **versions, "python": platform.python_version()}
 
 
-def _git(*command: str) -> str:
+def git(*command: str) -> str:
+    """What git prints in this checkout."""
     done = subprocess.run(["git", *command], cwd=ROOT, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
@@ -60,7 +65,8 @@ def device() -> str:
 @contextmanager
 def measured() -> Iterator[dict[str, Any]]:
     """Fills a dict with date, device, seconds and peak memory of what runs inside."""
-    row: dict[str, Any] = {"date": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", "device": device()}
+    now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+    row: dict[str, Any] = {"date": now, "device": device(), "cores": os.cpu_count()}
     _reset_peak()
     start = time.perf_counter()
     yield row

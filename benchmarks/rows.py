@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
 import io
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -23,6 +27,36 @@ def cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(cell(v) for v in value)
     return str(value)
+
+
+def cells(settings: dict[str, Any]) -> tuple[str, ...]:
+    """The values of a setting as a row holds them."""
+    return tuple(cell(value) for value in settings.values())
+
+
+def outside(rows: list[dict[str, str]], planned: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Those rows that are of none of the settings planned; a column that a row lacks counts as null."""
+    wanted: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for settings in planned:
+        wanted.setdefault(tuple(settings), set()).add(cells(settings))
+    return [row for row in rows if not any(_values(row, keys) in found for keys, found in wanted.items())]
+
+
+def _values(row: dict[str, str], keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(row.get(key) or "" for key in keys)
+
+
+class _Settings:
+    """What rows hold under any keys, looked up once a combination of keys."""
+
+    def __init__(self, rows: list[dict[str, str]]) -> None:
+        self.rows = rows
+        self.found: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+
+    def of(self, keys: tuple[str, ...]) -> set[tuple[str, ...]]:
+        if keys not in self.found:
+            self.found[keys] = {_values(row, keys) for row in self.rows}
+        return self.found[keys]
 
 
 class Table:
@@ -40,7 +74,13 @@ class Table:
         return FileLock(self.path.with_suffix(".lock"))
 
     def rows(self) -> list[dict[str, str]]:
-        """Every complete row, as text."""
+        """Every complete row, as text; under the lock, so never a file that is being rewritten."""
+        if not self.path.exists():
+            return []
+        with self._lock():
+            return self._read()
+
+    def _read(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
         text = self.path.read_text(encoding="utf-8")
@@ -49,22 +89,35 @@ class Table:
 
     def missing(self, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those settings that no row has yet; a column that a row lacks counts as null."""
-        rows = self.rows()
-        have: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+        have = _Settings(self.rows())
+        return [settings for settings in wanted if cells(settings) not in have.of(tuple(settings))]
 
-        def found(settings: dict[str, Any]) -> bool:
-            keys = tuple(settings)
-            if keys not in have:
-                have[keys] = {tuple(row.get(key) or "" for key in keys) for row in rows}
-            return tuple(cell(value) for value in settings.values()) in have[keys]
+    def outside(self, planned: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """The rows that are of none of these settings."""
+        return outside(self.rows(), planned)
 
-        return [settings for settings in wanted if not found(settings)]
+    @contextlib.contextmanager
+    def claim(self, settings: dict[str, Any]) -> Iterator[bool]:
+        """Whether this process is the one to run a setting; False while another process on it does."""
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        folder = self.path.parent / ".claims"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{self.path.stem}-{digest[:16]}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Add rows in one write."""
         cells = [{key: cell(value) for key, value in row.items()} for row in rows]
         with self._lock():
-            old = self.rows()
+            old = self._read()
             columns = list(dict.fromkeys(key for row in [*old[:1], *cells] for key in row))
             if old and columns == list(old[0]) and self.path.read_bytes().endswith(b"\n"):
                 with open(self.path, "a", encoding="utf-8", newline="") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import lightning as L
 import numpy as np
@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import augment, data, probes
 from sigreg import LeJEPALoss, SIGReg
-from sigreg.objective import stacked
 
 # What they say at every start; errors still come through.  Under both names, which share one logger.
 for noisy in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
@@ -25,6 +24,16 @@ for noisy in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
 
 
 Features: TypeAlias = NDArray[np.float32]
+
+
+class Held(NamedTuple):
+    """The selection split: images `(n, C, H, W)` in uint8 and their labels."""
+
+    images: Tensor
+    labels: Tensor
+
+
+OWN = ("small", "narrow-resnet-9")  # backbones that timm does not have
 
 
 class SmallNet(nn.Sequential):
@@ -51,6 +60,8 @@ def backbone(name: str, channels: int, size: int, small_stem: bool = False) -> t
     """
     if name == "small":
         return SmallNet(channels), SmallNet.num_features
+    if name == "narrow-resnet-9":
+        return _narrow_resnet(channels)
     import timm
 
     kwargs = {"img_size": size, "dynamic_img_size": True} if "vit" in name else {}
@@ -59,6 +70,16 @@ def backbone(name: str, channels: int, size: int, small_stem: bool = False) -> t
         net.conv1 = nn.Conv2d(channels, net.conv1.out_channels, 3, 1, 1, bias=False)
         net.maxpool = nn.Identity()
     return net, int(net.num_features)
+
+
+def _narrow_resnet(channels: int) -> tuple[nn.Module, int]:
+    """lightly's ResNet-9 at a quarter of its width with a stride-2 stem, the backbone of `hosts`."""
+    from lightly.models import ResNetGenerator
+
+    net = ResNetGenerator("resnet-9", width=0.25)
+    net.conv1 = nn.Conv2d(channels, net.conv1.out_channels, 3, 2, 1, bias=False)
+    layers = list(net.children())[:-1]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), int(net.linear.in_features)
 
 
 def projector(features: int, width: int | None, hidden: int) -> nn.Module:
@@ -77,7 +98,7 @@ class ExactSIGReg(nn.Module):
 
     group = None
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, weights: Tensor | None = None, *, step: int | None = None) -> Tensor:
         from sigreg.multivariate import exact_sigreg
 
         return torch.stack([exact_sigreg(view) for view in z]).mean()
@@ -88,7 +109,7 @@ class NoSIGReg(nn.Module):
 
     group = None
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, weights: Tensor | None = None, *, step: int | None = None) -> Tensor:
         return z.new_zeros(())
 
 
@@ -144,7 +165,7 @@ class Pretraining(L.LightningModule):
             self.projector(self.features(part.flatten(0, 1))).unflatten(0, part.shape[:2])
             for part in self.views(x)
         ]
-        parts = self.criterion.components(stacked(torch.cat(z)), num_global=self.cfg.global_views)
+        parts = self.criterion.components(torch.cat(z), num_global=self.cfg.global_views)
         names = ("loss", "prediction", "sigreg")
         self.log_dict(dict(zip(names, parts, strict=True)), on_step=False, on_epoch=True)
         return parts.total
@@ -178,24 +199,26 @@ class Batches(Dataset[Tensor]):
 
 def check(cfg: DictConfig) -> None:
     """Raises ValueError for what would fail in training or in the probes."""
-    if cfg.backbone != "small":
+    if cfg.backbone not in OWN:
         import timm
 
         if not timm.is_model(cfg.backbone):
             raise ValueError(
-                f"backbone={cfg.backbone!r} is unknown to timm; use 'small' or a name timm lists"
+                f"backbone={cfg.backbone!r} is unknown to timm; use {' or '.join(OWN)}, or a name timm lists"
             )
     if cfg.small_stem and "resnet" not in cfg.backbone:
         raise ValueError(f"small_stem=true is for ResNets, not for backbone={cfg.backbone!r}")
     if cfg.global_views < 1 or cfg.global_views + cfg.local_views < 2:
         raise ValueError("a LeJEPA run needs at least one global view and two views in all")
+    if cfg.max_steps is not None and cfg.max_images is not None:
+        raise ValueError("max_steps and max_images both end a run; give one of them")
     try:
         objective(cfg)
     except TypeError as error:
         raise ValueError(str(error)) from None
     data.check(cfg.data, cfg.data_root)
-    images = _images(cfg)
-    probes.check(cfg.labels, images.train_labels.numpy())
+    images, _ = splits(cfg)
+    probes.check(cfg.labels, images.train_labels.numpy(), cfg.probes)
     if len(images.train) < cfg.batch_size * cfg.devices:
         raise ValueError(
             f"batch_size={cfg.batch_size} on each of {cfg.devices} devices is more than the "
@@ -203,20 +226,43 @@ def check(cfg: DictConfig) -> None:
         )
 
 
-def _images(cfg: DictConfig) -> data.Images:
-    return data.load(cfg.data, cfg.data_root, cfg.size, cfg.images)
+def splits(cfg: DictConfig) -> tuple[data.Images, Held | None]:
+    """Training and test images, and the selection split.
+
+    Every `select_every`-th training image is held out, from training and from the probes' labels: what is
+    called best is chosen on those images and reported on the test images.  Null: no such split.
+    """
+    images = data.load(cfg.data, cfg.data_root, cfg.size, cfg.images)
+    if cfg.select_every is None:
+        return images, None
+    held = torch.arange(len(images.train)) % cfg.select_every == cfg.select_every - 1
+    selection = Held(images.train[held], images.train_labels[held])
+    kept = images._replace(train=images.train[~held], train_labels=images.train_labels[~held])
+    return kept, selection
+
+
+def planned_steps(cfg: DictConfig, train_images: int) -> tuple[bool, int]:
+    """Whether steps or images limit a run instead of epochs, and its number of steps.
+
+    `drop_last` makes an epoch of a large batch shorter, so equal epochs are not equal images.
+    """
+    batch = cfg.batch_size * cfg.devices
+    if cfg.max_steps is not None or cfg.max_images is not None:
+        return True, cfg.max_steps or cfg.max_images // batch
+    return False, cfg.epochs * (train_images // batch)
 
 
 def measure(cfg: DictConfig) -> dict[str, Any]:
     """Train, freeze, probe: losses of the last epoch, accuracies, effective rank."""
-    images = _images(cfg)
+    images, selection = splits(cfg)
     loader = DataLoader(Batches(images.train), cfg.batch_size, shuffle=True, drop_last=True, collate_fn=_same)
-    steps = cfg.epochs * (len(images.train) // (cfg.batch_size * cfg.devices))
+    capped, steps = planned_steps(cfg, len(images.train))
     model = Pretraining(cfg, images.train, steps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on workers and logging intervals
         trainer = L.Trainer(
-            max_epochs=cfg.epochs,
+            max_epochs=-1 if capped else cfg.epochs,
+            max_steps=steps if capped else -1,
             accelerator=cfg.accelerator,
             devices=cfg.devices,
             strategy="auto" if cfg.devices == 1 else "ddp_spawn",
@@ -228,8 +274,16 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
         )
         trainer.fit(model, loader)
     losses = {key: float(trainer.callback_metrics[key]) for key in ("loss", "prediction", "sigreg")}
-    train, test = embedded(model, images, cfg)
-    return {"method": "lejepa", "steps": steps, **losses, **probed(train, test, images, cfg)}
+    train, test, *held = embedded(
+        model, [images.train, images.test, *([selection.images] if selection else [])], cfg
+    )
+    return {
+        "method": "lejepa",
+        "steps": steps,
+        "images_seen": steps * cfg.batch_size * cfg.devices,
+        **losses,
+        **probed(train, test, images, cfg, held[0] if held else None, selection),
+    }
 
 
 def _same(batch: Tensor) -> Tensor:
@@ -237,8 +291,8 @@ def _same(batch: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def embedded(model: Pretraining, images: data.Images, cfg: DictConfig) -> tuple[Features, Features]:
-    """Frozen features of training and test images, `(n, F)` each."""
+def embedded(model: Pretraining, parts: list[Tensor], cfg: DictConfig) -> list[Features]:
+    """Frozen features `(n, F)` of each stack of images."""
     model.eval()
     if torch.cuda.is_available() and cfg.accelerator != "cpu":
         model.cuda()
@@ -247,25 +301,38 @@ def embedded(model: Pretraining, images: data.Images, cfg: DictConfig) -> tuple[
         parts = (model.features(part.to(model.device).float().div(255)) for part in x.split(512))
         return torch.cat([part.float().cpu() for part in parts]).numpy()
 
-    return embed(images.train), embed(images.test)
+    return [embed(part) for part in parts]
 
 
-def probed(train: Features, test: Features, images: data.Images, cfg: DictConfig) -> dict[str, Any]:
-    """Accuracies of all probes; `accuracy` is the linear one with the most labels."""
+def probed(
+    train: Features,
+    test: Features,
+    images: data.Images,
+    cfg: DictConfig,
+    held: Features | None = None,
+    selection: Held | None = None,
+) -> dict[str, Any]:
+    """Accuracies of all probes; `accuracy` is the linear one with the most labels on the test images.
+
+    `selection` is the same on the selection split: every choice between settings is made by it.
+    """
     if not (np.isfinite(train).all() and np.isfinite(test).all()):
-        return {"diverged": True, "accuracy": None, "effective_rank": None}
+        return {"diverged": True, "accuracy": None, "selection": None, "effective_rank": None}
+    scored = {"": probes.Split(test, images.test_labels.numpy())}
+    if held is not None and selection is not None:
+        scored["selection_"] = probes.Split(held, selection.labels.numpy())
     row = probes.accuracies(
-        train,
-        images.train_labels.numpy(),
-        test,
-        images.test_labels.numpy(),
+        probes.Split(train, images.train_labels.numpy()),
+        scored,
         labels=list(cfg.labels),
         draws=cfg.draws,
+        probes=list(cfg.probes),
     )
     most = list(cfg.labels)[-1]
     return {
         "diverged": False,
         "accuracy": row[f"linear_{most}"],
+        "selection": row.get(f"selection_linear_{most}"),
         **row,
         "effective_rank": round(probes.effective_rank(test), 3),
     }

@@ -64,6 +64,13 @@ def sigreg(
     return mean_over_slices(sample, directions.to(sample.x.dtype), parse(statistic, settings), backend)
 
 
+def quadrature_of(member: Statistic) -> tuple[float, int, bool]:
+    """t_max, num_points and unbiased of an Epps-Pulley member, as the kernels take them."""
+    settings = dict(member.settings)
+    unbiased = bool(settings.pop("unbiased", False))
+    return *quadrature(**settings), unbiased
+
+
 def mean_over_slices(sample: Sample, A: Tensor, members: list[Statistic], backend: str) -> Tensor:
     """The weighted sum of the members' means over the slices A `(D, K)` and the views of the sample."""
     terms: list[Tensor] = []
@@ -71,9 +78,7 @@ def mean_over_slices(sample: Sample, A: Tensor, members: list[Statistic], backen
     with no_autocast(sample.x.device):
         for member in members:
             if member.function is epps_pulley:  # has kernels that need no stored projections
-                settings = dict(member.settings)
-                unbiased = settings.pop("unbiased", False)
-                t_max, num_points = quadrature(**settings)
+                t_max, num_points, unbiased = quadrature_of(member)
                 source, values = (
                     sample,
                     kernels.sliced_epps_pulley(

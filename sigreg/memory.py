@@ -22,8 +22,6 @@ class Memory(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"memory={size} must be at least 1, the number of embeddings kept; 0 keeps none")
         self.size = size
         self.register_buffer("rows", None)  # (..., M, D), the newest last
         self.register_buffer("weights", None)  # (..., M), 0 where nothing has been stored yet
@@ -35,7 +33,7 @@ class Memory(nn.Module):
     def joined(self, sample: Sample, *, advance: bool) -> Sample:
         """The sample with the stored rows behind it; `advance` stores its own rows for the next call."""
         x, weights = sample.x, sample.weights
-        weights = x.new_ones(x.shape[:-1]) if weights is None else weights
+        assert weights is not None
         M = -(-self.size // sample.group.size)
         if self.rows is None or self.weights is None:
             self.rows, self.weights = (
@@ -49,12 +47,11 @@ class Memory(nn.Module):
             )
         rows, kept = self.rows.to(x), self.weights.to(x)
         joined = Sample(torch.cat([x, rows], dim=-2), torch.cat([weights, kept], dim=-1), sample.group)
-        joined.boolean = sample.boolean or sample.weights is None
+        joined.boolean = sample.boolean
         if advance:
             rows, kept = torch.cat([rows, x.detach()], dim=-2), torch.cat([kept, weights], dim=-1)
-            if sample.weights is not None:  # rows that do not count take no place: they move to the front
-                order = (kept > 0).int().argsort(dim=-1, stable=True)
-                rows, kept = rows.gather(-2, order.unsqueeze(-1).expand_as(rows)), kept.gather(-1, order)
+            order = (kept > 0).int().argsort(dim=-1, stable=True)  # rows that do not count move to the front
+            rows, kept = rows.gather(-2, order.unsqueeze(-1).expand_as(rows)), kept.gather(-1, order)
             # copies, because the graph of this call still needs what is stored now
             self.rows, self.weights = rows[..., -M:, :].clone(), kept[..., -M:].clone()
         return joined

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sigreg import collectives, kernels
 from sigreg.collectives import BatchGroup, Group
 from sigreg.directions import Directions, Name, by_name, random_bits
-from sigreg.functional import mean_over_slices
+from sigreg.functional import mean_over_slices, quadrature_of
 from sigreg.kernels import BACKENDS, Backend, no_autocast
 from sigreg.memory import Memory
 from sigreg.sample import Sample, transformed
@@ -94,12 +94,14 @@ class SIGReg(nn.Module):
                 raise TypeError(f"{name}={value!r} must be an int")
         if num_slices < 1:
             raise ValueError(f"num_slices={num_slices} must be at least 1; the paper uses 1024")
+        if memory < 0:
+            raise ValueError(f"memory={memory} must be at least 1, or 0 for none")
         if backend not in BACKENDS:
             raise ValueError(f"backend={backend!r} is unknown; use one of {BACKENDS}")
         if unbiased:
             statistic_kwargs["unbiased"] = True
         self.statistic = parse(statistic, statistic_kwargs)
-        fused = any(member.function is epps_pulley for member in self.statistic)
+        fused = [quadrature_of(member) for member in self.statistic if member.function is epps_pulley]
         if not fused and backend not in ("auto", "eager"):
             raise ValueError(f"backend={backend!r} computes epps_pulley alone, got {statistic!r}; use 'auto'")
         modules = [m.function for m in self.statistic if isinstance(m.function, nn.Module)]
@@ -129,6 +131,8 @@ class SIGReg(nn.Module):
                 mode.
         """
         group = collectives.resolve(self.group)
+        if self.memory is not None and weights is None:
+            weights = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
         sample = Sample(z, weights, group)
         if group.size > 1:
             self._assert_equal_on_ranks(sample, group)

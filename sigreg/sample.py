@@ -42,13 +42,14 @@ class Sample:
     def __init__(self, x: Tensor, weights: Tensor | None = None, group: Group = None) -> None:
         self.group = resolve(group)
         x = checked(x, self.group, weights)
-        self.boolean = weights is not None and weights.dtype == torch.bool
         if weights is None:
-            self.x, self.weights = x, None
+            self.x, self.weights, self.boolean = x, None, False
         else:
             self.weights = _checked_weights(weights, x)
+            self.boolean = weights.dtype == torch.bool
             self.x = torch.where((self.weights > 0).unsqueeze(-1), x, 0.0)
         self._totals: tuple[Number, Number] | None = None
+        self._whole: Sample | None = None  # gathered once, for all the statistics that need it
         if self.group.size == 1:
             self._totals = _totals(*self._local_sums())
 
@@ -61,7 +62,7 @@ class Sample:
         """The same rows and weights with other columns `(..., N, C)`."""
         new = object.__new__(Sample)
         new.__dict__.update(self.__dict__)
-        new.x, new.group = x, self.group if group is None else group
+        new.x, new.group, new._whole = x, self.group if group is None else group, None
         return new
 
     @property
@@ -108,6 +109,8 @@ class Sample:
         """The sample of all processes, gathered on each of them."""
         if self.group.size == 1:
             return self
+        if self._whole is not None:
+            return self._whole
         gathered = self.replaced(self.x, SINGLE_PROCESS)
         if self.weights is None:
             (gathered.x,) = self.group.all_gather(self.x)
@@ -115,6 +118,7 @@ class Sample:
             gathered.x, w = self.group.all_gather(self.x, self.weights.unsqueeze(-1))
             gathered.weights = w.squeeze(-1)
         gathered._totals = self._totals = _totals(*gathered._local_sums())
+        self._whole = gathered
         return gathered
 
     def mean_over_views(self, values: Tensor) -> Tensor:

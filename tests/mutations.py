@@ -38,74 +38,104 @@ class Mutant(NamedTuple):
     k: str = ""
 
 
-U, M, B, V, D = (
+U, M, D, Q, A = (
     "univariate/",
     "multivariate/",
+    "directions.py",
+    "kernels/quadrature.py",
+    "adapters/sigreg_adapters/",
+)
+B, V, W, S, T = (
     "test_statistics_bounds.py",
     "test_multivariate.py",
-    "directions.py",
+    "test_weights.py",
+    "test_module_state.py",
+    "test_tails.py",
 )
 MUTANTS = [
-    Mutant("drop N", "kernels/sums.py", "return N * (w * error).sum(-2)", "return (w * error).sum(-2)"),
-    Mutant("flip the sign of the imaginary part", "kernels/sums.py", "+ im.square()\n        return", "- im.square()\n        return"),
-    Mutant("wrong window", "kernels/sums.py", "w = 2 * dt * phi ", "w = 2 * dt * phi * phi "),
-    Mutant("no window", "kernels/sums.py", "w = 2 * dt * phi ", "w = 2 * dt + 0 * phi "),
-    Mutant("one half-line only", "kernels/sums.py", "w = 2 * dt * phi ", "w = dt * phi "),
-    Mutant("off-by-one knot", "kernels/sums.py", "torch.arange(1, P + 1,", "torch.arange(0, P,"),
-    Mutant("last knot at full weight", "kernels/sums.py", "w[-1:] / 2", "w[-1:]"),
-    Mutant("wrong knot spacing", U + "epps_pulley.py", "t_max / (num_points - 1), num_points - 1", "t_max / num_points, num_points - 1"),
-    Mutant("unbiased: keep the pair (n, n)", "kernels/sums.py", "- 1) / (N - 1)\n", ") / (N - 1)\n"),
-    Mutant("unbiased: divide by N", "kernels/sums.py", "- 1) / (N - 1)\n", "- 1) / N\n", B, k="minibatch_bias"),
-    Mutant("unsorted sample", U + "order.py", "checked(x).sort(dim=-2).values", "checked(x)"),
+    Mutant("drop N", Q, "return ((N * w) * error).sum(-1)", "return (w * error).sum(-1)"),
+    Mutant("flip the sign of the imaginary part", Q, "+ (S / W).square()", "- (S / W).square()"),
+    Mutant("wrong weight function", Q, "w = phi * (2 * t_max / P)", "w = phi * phi * (2 * t_max / P)"),
+    Mutant("no weight function", Q, "w = phi * (2 * t_max / P)", "w = 0 * phi + (2 * t_max / P)"),
+    Mutant("one half-line only", Q, "(2 * t_max / P)", "(t_max / P)"),
+    Mutant("points shifted by one", Q, "torch.linspace(t_max / P, t_max, P,", "torch.linspace(0, t_max - t_max / P, P,"),
+    Mutant("last point at full weight", Q, "w[-1:] /= 2", "w[-1:] /= 1"),
+    Mutant("wrong distance of points", U + "epps_pulley.py", "t_max / (num_points - 1), num_points - 1)", "t_max / num_points, num_points - 1)"),
+    Mutant("unbiased: keep the pair (n, n)", Q, "N * error - expectation", "N * error", k="oracle"),
+    Mutant("unbiased: no correction", Q, "_correction(N) * w * (N", "w * (N"),
+    Mutant("slope of the unbiased form for both", Q, "f = _correction(N) if unbiased else 1.0", "f = _correction(N)", "test_kernels.py", k="reference_s"),
+    Mutant("unsorted sample", U + "order.py", "x, index = sample.x.sort(dim=-2)", "x, index = sample.x, sample.x.argsort(dim=-2)"),
     Mutant("sorted the wrong way", U + "order.py", "sort(dim=-2)", "sort(dim=-2, descending=True)"),
-    Mutant("sorted along slices", U + "order.py", "sort(dim=-2)", "sort(dim=-1)"),
-    Mutant("off-by-one rank", U + "order.py", "(2 * i - 1) / (2 * N)", "(2 * i + 1) / (2 * N)"),
-    Mutant("infinity passes the cdf", U + "order.py", "return 0 * x[..., 0, :] + 0 * x[..., -1, :]", "return 0.0", k="non_finite"),
-    Mutant("Cramér-von Mises: drop 1/(12 N)", U + "cramer_von_mises.py", "1 / (12 * x.shape[-2]) + distance", "distance"),
-    Mutant("Watson: drop the mean", U + "watson.py", "e - e.mean(-2, keepdim=True)", "e"),
-    Mutant("Anderson-Darling: one tail twice", U + "anderson_darling.py", "log_ndtr(-x)", "log_ndtr(x)"),
-    Mutant("Anderson-Darling: log of a rounded cdf", U + "anderson_darling.py", "log_ndtr(-x)", "torch.log1p(-torch.special.ndtr(x))"),
-    Mutant("Anderson-Darling: drop the least value", U + "anderson_darling.py", "_least(x.shape[-2]) + 2", "2"),
-    Mutant("Shapiro-Francia: wrong plotting positions", U + "shapiro_francia.py", "- 0.375", "- 0.5"),
-    Mutant("Shapiro-Francia: correlation not squared", U + "shapiro_francia.py", "residual.square().sum(-2) +", "residual.abs().sum(-2) +"),
-    Mutant("Vasicek: wrong window", U + "vasicek_entropy.py", "math.log(N / (2 * m))", "math.log(N / m)"),
+    Mutant("sorted along slices", U + "order.py", "sort(dim=-2)", "sort(dim=-1)", k="oracle or one_by_one"),
+    Mutant("weights not sorted along", U + "order.py", ".gather(-2, index)", "", W, k="mask_equals"),
+    Mutant("rank at the end of its step", U + "order.py", "w.cumsum(-2) - w / 2", "w.cumsum(-2)"),
+    Mutant("infinity passes the cdf", U + "order.py", "guard = 0 * x[..., 0, :] + 0 * x[..., -1, :]", "guard = 0 * x[..., 0, :].nan_to_num(0, 0, 0)", k="non_finite"),
+    Mutant("Cramér-von Mises: drop 1/(12 N)", U + "cramer_von_mises.py", "+ s.p.pow(3).sum(-2) / 12", ""),
+    Mutant("Watson: drop the mean", U + "watson.py", "(e - mean)", "e"),
+    Mutant("Anderson-Darling: one tail twice", U + "anderson_darling.py", "torch.where(left, near, far)", "torch.where(left, far, near)"),
+    Mutant("Anderson-Darling: drop the least value", U + "anderson_darling.py", "distance: Tensor = least + 2", "distance: Tensor = 2"),
+    Mutant("Anderson-Darling: the tail of log_ndtr", U + "anderson_darling.py", "return torch.where(left, far, near), torch.where(left, near, far)", "return torch.special.log_ndtr(x), torch.special.log_ndtr(-x)", T),
+    Mutant("Shapiro-Francia: wrong plotting positions", U + "shapiro_francia.py", "0.125) / (N + 0.25)", "0.0) / N"),
+    Mutant("Shapiro-Francia: correlation not squared", U + "shapiro_francia.py", "residual.square()", "residual.abs()"),
+    Mutant("Vasicek: wrong window", U + "vasicek_entropy.py", "(n / (2 * window))", "(n / window)"),
     Mutant("Vasicek: ties are free", U + "vasicek_entropy.py", ".clamp(min=_SPACING)", ""),
+    Mutant("Vasicek: masked rows count", U + "vasicek_entropy.py", "torch.where(i < n, x, 0.0)", "torch.where(i < n, x, 1.0)", W, k="mask_equals"),
     Mutant("Jarque-Bera: kurtosis without its 3", U + "jarque_bera.py", "(kurtosis - 3).square()", "kurtosis.square()"),
     Mutant("Jarque-Bera: constants divide by 0", U + "jarque_bera.py", "m2 = m2.masked_fill(is_constant(mean, m2), 1.0)", "m2 = m2"),
     Mutant("moments: He_3 and up without the recurrence's k", U + "moments.py", "x * he - k * below", "x * he - below"),
-    Mutant("moments: drop k!", U + "moments.py", "(N * math.factorial(k))", "N"),
+    Mutant("moments: drop k!", U + "moments.py", "/ math.factorial(k)", "/ 1"),
     Mutant("central moments: the center has no gradient", U + "central.py", "(-a[1]).pow(p - j)", "(0 * a[1]).pow(p - j)", k="finite_differences"),
-    Mutant("central moments: nor has the mean", U + "central.py", "return N, c + a[1], central", "return N, c, central", k="finite_differences"),
-    Mutant("central moments: center of this rank only", U + "central.py", "c = total / N", "c = x.detach().mean(-2)", k="split"),
+    Mutant("central moments: nor has the mean", U + "central.py", "return c + a[1], central", "return c, central", k="finite_differences"),
+    Mutant("central moments: center of this rank only", U + "central.py", "c = total / sample.W", "c = sample.x.detach().mean(-2)", k="split"),
     Mutant("vcreg: variance instead of sd", U + "vcreg.py", ".sqrt()", "", B, k="collapse"),
     Mutant("vcreg: the gradient of sqrt at 0", U + "vcreg.py", "variance.masked_fill(constant, 1.0).sqrt().masked_fill(constant, 0.0)", "variance.sqrt()", k="hard"),
-    Mutant("mix: forget a weight", U + "mixed.py", "weight * (f(x, ranks=ranks)", "(f(x, ranks=ranks)", k="mixed"),
-    Mutant("mix: order statistics of this rank only", U + "mixed.py", "ranks.gather(x)\n", "x\n", k="split or gathers"),
-    Mutant("half precision inside", U + "contract.py", "x if x.dtype == torch.float64 else x.float()", "x", k="hard"),
+    Mutant("mix: forget a weight", "functional.py", "mean if member.weight == 1 else member.weight * mean", "mean", k="dict_of_weights"),
+    Mutant("mix: a setting to nobody", U + "statistic.py", "if k in takes}", "if k not in takes}", k="reaches"),
+    Mutant("half precision inside", "sample.py", "x if x.dtype == torch.float64 else x.float()", "x", k="hard"),
+    Mutant("weights: N is the total weight", "sample.py", "w1 * (w1 / torch.where(some, w2, 1.0))", "w1", W, k="ratios or equal_weights"),
+    Mutant("weights: masked rows keep what they hold", "sample.py", "self.x = torch.where((self.weights > 0).unsqueeze(-1), x, 0.0)", "self.x = x", W, k="mask_equals"),
+    Mutant("weights: views without rows count", "sample.py", "valid.sum().clamp(min=1)", "valid.numel()", W, k="leave_the_mean"),
+    Mutant("weights: of this rank only", "sample.py", "self._totals = _totals(w1, w2)\n        return", "self._totals = _totals(*self._local_sums())\n        return", k="split"),
+    Mutant("prediction: padded rows count", "objective.py", "w = w * some", "w = torch.ones_like(w)", W, k="prediction"),
+    Mutant("all-reduce: nothing is reduced", "collectives.py", "dist.all_reduce(total, group=group)", "pass", "test_distributed.py", k="two_uneven and epps"),
+    Mutant("all-reduce: gradient of one rank's share", "collectives.py", "return grad * ctx.size, None, None", "return grad, None, None", "test_distributed.py", k="two_uneven and epps"),
+    Mutant("all-gather: another rank's gradient", "collectives.py", "[ctx.rank] * len(ctx.counts)", "[0] * len(ctx.counts)", "test_distributed.py", k="two_uneven and watson"),
+    Mutant("drift goes unnoticed", "collectives.py", "torch._assert_async((total == self.size * mine).all(), DRIFTED)", "pass", "test_distributed.py", k="drift_apart and epps"),
+    Mutant("the step does not advance", "regularizer.py", "        self.step.add_(1)\n        return step\n\n    def _assert", "        return step\n\n    def _assert", "test_regularizer.py"),
+    Mutant("checkpointing: the next step's directions", "regularizer.py", "return steps[(keys == key).int().argmax()]", "return self.step", S, k="checkpointing"),
+    Mutant("checkpointing: the last call's step", "regularizer.py", "(keys == key).int().argmax()", "0", S, k="checkpointing"),
+    Mutant("the state forgets the step", "regularizer.py", "self.step])", "0 * self.step])", S, k="meta"),
+    Mutant("memory: gradient and age", "memory.py", "[..., -M:, :].clone()", "[..., :M, :].clone()", S, k="beside_the_batch"),
+    Mutant("memory: masked rows are kept", "memory.py", "order = (kept > 0).int()", "order = (kept >= 0).int()", S, k="take_no_place"),
     Mutant("sphere: D - 1 for D - 2", M + "sphere.py", "angle.cos().pow(D - 2)", "angle.cos().pow(D - 1)", V, k="sphere"),
     Mutant("sphere: a slope off by a sign", M + "sphere.py", "slope * rest - h / 2", "slope * rest + h / 2", V, k="sphere"),
-    Mutant("pairs: half a gradient", M + "pairs.py", "(4 if other is None", "(2 if other is None", V, k="finite_differences"),
+    Mutant("pairs: half a gradient", M + "pairs.py", "(4 if ctx.alone", "(2 if ctx.alone", V, k="finite_differences"),
     Mutant("exact: singles at the rate of pairs", M + "exact.py", "kernel(1 / 4)", "kernel(1 / 2)", V, k="slices"),
     Mutant("exact: unbiased keeps the pairs (j, j)", M + "exact.py", "(N * pairs - 1)", "(N * pairs)", V, k="slices"),
     Mutant("BHEP: D for D / 2", M + "bhep.py", "math.exp(-D / 2 * math.log1p(b2))", "math.exp(-D * math.log1p(b2))", V, k="fifty"),
     Mutant("Henze-Zirkler: no whitening", M + "bhep.py", "L = torch.linalg.cholesky(S)", "L = torch.eye(D, dtype=z.dtype)", V, k="whitened"),
-    Mutant("harmonics: a sign in the table", "kernels/harmonics.py", "[1, 0, 0, -1, 0, 0, 0, 0]", "[1, 0, 0, 1, 0, 0, 0, 0]", "test_kernels.py", k="reference_s and eager"),
-    Mutant("harmonics: the slope of the cosines upside down", "kernels/harmonics.py", ".T - gC @", ".T + gC @", "test_kernels.py", k="reference_s and formula"),
+    Mutant("products: a sign of the cosines", "kernels/products.py", "ascending(cc + ss, cc - ss)", "ascending(cc + ss, cc + ss)", "test_kernels.py", k="reference_s and eager"),
+    Mutant("products: the slope of the cosines upside down", "kernels/products.py", "gC * -twice_k", "gC * twice_k", "test_kernels.py", k="reference_s and formula"),
+    Mutant("eager: weights forgotten", "kernels/eager.py", "self.short.mul_(weights)", "pass", W, k="in_a_kernel"),
+    Mutant("eager: the tile's first view for all", "kernels/eager.py", "n[views, 0]", "n[:1, 0]", W, k="own_mask or in_a_kernel"),
     Mutant("inductor: x dt in the place of half of it", "kernels/inductor.py", "phi = _scaled_product(dt / 2,", "phi = _scaled_product(dt,", "test_kernels.py", k="reference_s and formula"),
     Mutant("inductor: each part replaces the last", "kernels/inductor.py", "beta=float(start > 0)", "beta=0.0", "test_kernels.py", k="reference_s and formula"),
-    Mutant("inductor: every part weighs as the first", "kernels/inductor.py", "weights[rows, 8", "weights[: len(phi[rows]), 8", "test_kernels.py", k="reference_s and formula"),
-    Mutant("slope of the unbiased form for both", "kernels/sums.py", "scale = 2 * w / ((N - 1) if unbiased else N)", "scale = 2 * w / (N - 1)", "test_kernels.py", k="reference_s"),
-    Mutant("inductor: half the turn to the next block", "kernels/inductor.py", "_library(8 * first", "_library(4 * first", "test_kernels.py", k="any_grid and formula"),
+    Mutant("inductor: half the rotation to the next block", "kernels/inductor.py", "_library(8 * first", "_library(4 * first", "test_kernels.py", k="any_grid and formula"),
     Mutant("inductor: the wrong step of the recurrence", "kernels/inductor.py", "(2 - v * (4 - v)) ** 2 - 2", "(2 - v * (4 - v)) ** 2 - 2.01", "test_kernels.py", k="reference_s and formula"),
-    Mutant("half turns: a coefficient of the sine", "kernels/half_turns.py", "8.33301729e-3", "8.33401729e-3", "test_half_turns.py"),
-    Mutant("half turns: a coefficient of the cosine", "kernels/half_turns.py", "4.16666407e-2", "4.16676407e-2", "test_half_turns.py"),
-    Mutant("half turns: off the circle", "kernels/half_turns.py", ".clamp(-1.6, 1.6)", "", "test_half_turns.py"),
-    Mutant("normal numbers: every piece the first", D, "_hashes(first, last, key)", "_hashes(0, last - first, key)", "test_directions.py", k="in_pieces"),
-    Mutant("gaussian directions: every step the same", D, "step * _GAMMA)", "0 * step * _GAMMA)", "test_directions.py", k="seed_and_step"),
+    Mutant("sincos: a coefficient of the sine", "kernels/sincos.py", "8.33301729e-3", "8.33401729e-3", "test_sincos.py"),
+    Mutant("sincos: a coefficient of the cosine", "kernels/sincos.py", "4.16666407e-2", "4.16676407e-2", "test_sincos.py"),
+    Mutant("sincos: large angles", "kernels/sincos.py", ".clamp(-1.6, 1.6)", "", "test_sincos.py"),
+    Mutant("normal numbers: every piece the first", D, "_hashes(first, last, seed, step, device)", "_hashes(0, last - first, seed, step, device)", "test_directions.py", k="in_pieces"),
+    Mutant("gaussian directions: every step the same", D, ".add_(step * 2**32)", ".add_(0 * step)", "test_directions.py", k="seed_and_step"),
+    Mutant("gaussian directions: every seed the same", D, "_mixed(seed + _GAMMA)", "_mixed(_GAMMA)", "test_directions.py", k="seed_and_step"),
     Mutant("orthogonal: not Haar", D, "Q = Q * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)", "Q = Q.abs()", "test_directions.py", k="orthonormal"),
     Mutant("sobol: no shift", D, "^ shift.unsqueeze(-1)", "^ 0", "test_directions.py", k="seed_and_step"),
     Mutant("diagnostics: p-value from the wrong side", "diagnostics.py", "(null >= value)", "(null <= value)", "test_diagnostics.py", k="departures"),
     Mutant("diagnostics: axes forgotten", "diagnostics.py", "torch.cat([ep, epps_pulley(z)])", "torch.cat([ep, 0 * epps_pulley(z)])", "test_diagnostics.py", k="worst_slice or departures"),
+    Mutant("lightly: the grid is dropped", A + "lightly.py", "if knots is not _KNOTS:\n            settings", "if True:\n            settings", "test_lightly.py", k="named_grid"),
+    Mutant("lightly: t_max is dropped", A + "lightly.py", 'settings["t_max"] = t_max', "pass", "test_lightly.py", k="reach_any_form"),
+    Mutant("lightly: every view is global", A + "lightly.py", "], len(global_proj)", "], None", "test_lightly.py"),
+    Mutant("monitor: only the last forward pass", A + "lightning.py", "torch.cat([part[:share] for part in seen])", "seen[-1]", "test_monitor_and_encoder.py", k="every_forward"),
 ]  # fmt: skip
 
 
@@ -149,8 +179,9 @@ def tests_fail_by(copy: Path, files: list[str], k: str) -> str:
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         os.chdir(copy)
-        sys.path.insert(0, str(copy))
-        for name in [n for n in sys.modules if n.split(".")[0] in ("sigreg", "tests")]:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(copy), str(copy / "adapters")])  # of worker processes
+        sys.path[:0] = [str(copy), str(copy / "adapters"), str(copy / "tests")]
+        for name in [n for n in sys.modules if n.split(".")[0] in ("sigreg", "sigreg_adapters", "tests")]:
             del sys.modules[name]
         first = FirstFailure()
         arguments = ["-x", "-q", "-m", "not long", "-p", "no:cacheprovider", "--rootdir", str(copy)]
@@ -180,7 +211,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory).resolve()
         ignore = shutil.ignore_patterns("__pycache__", ".hypothesis")
-        for name in ("sigreg", "tests"):
+        for name in ("sigreg", "tests", "adapters", "integrations", "docs"):
             shutil.copytree(ROOT / name, copy / name, ignore=ignore)
         shutil.copy(ROOT / "pyproject.toml", copy)
         failure = tests_fail_by(copy, sorted({m.seen_by for m in chosen}), "")
@@ -190,7 +221,7 @@ def main(words: list[str]) -> int:
         print(f"unbroken: every test passes ({time.time() - start:.0f} s)", flush=True)
         for number, mutant in enumerate(chosen, 1):
             began = time.time()
-            path = copy / "sigreg" / mutant.file
+            path = copy / (mutant.file if mutant.file.startswith("adapters/") else f"sigreg/{mutant.file}")
             source = path.read_text(encoding="utf-8")
             if source.count(mutant.right) != 1:
                 killer, state = (

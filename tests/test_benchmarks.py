@@ -227,8 +227,11 @@ def test_rows_and_figures_do_not_make_the_tree_dirty(tmp_path, monkeypatch):
     found = provenance.source.__wrapped__()
     assert found["commit"]
     assert found["dirty"] is False
-    (tmp_path / "sigreg" / "b.py").write_text("new")
-    assert provenance.source.__wrapped__()["dirty"] is True
+    for path in ("sigreg/b.py", "integrations/c.py", "pyproject.toml", "constraints.txt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("new")
+        assert provenance.source.__wrapped__()["dirty"] is True, path
+        (tmp_path / path).unlink()
 
 
 def test_slurm_gets_the_sweep_as_one_array(runs, tmp_path, monkeypatch):

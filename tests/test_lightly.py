@@ -22,7 +22,9 @@ from lightly.models import modules as heads
 from test_regularizer import embeddings
 from torch import Tensor, nn
 
+import sigreg
 import sigreg_adapters.lightly as ours
+from sigreg.univariate import epps_pulley
 from sigreg_adapters.lightly import LeJEPALoss, LeJEPAProjectionHead, LeJEPATransform, SIGReg
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,7 +107,7 @@ def test_both_call_styles_at_once_or_none_is_an_error():
 @needs_lightlys_loss
 def test_a_checkpoint_of_lightlys_loss_loads():
     ours = LeJEPALoss()
-    with pytest.warns(UserWarning, match="no sigreg"):
+    with pytest.warns(UserWarning, match=r"lightly's class and has no sigreg\._extra_state"):
         ours.load_state_dict(lightly.loss.LeJEPALoss().state_dict())
 
 
@@ -280,3 +282,36 @@ def test_the_transform_gives_globals_first():
     assert [view.shape[-1] for view in views] == [24, 24, 24, 12, 12]
     with pytest.raises(ValueError, match="global view"):
         LeJEPATransform(0, 2)
+
+
+def test_a_named_grid_is_honoured():
+    named, ours_own = SIGReg(grid="accurate").eval(), sigreg.SIGReg(grid="accurate").eval()
+    z = embeddings(2, 24, 16)
+    torch.testing.assert_close(named(z), ours_own(z), rtol=0, atol=0)
+    assert float(named(z)) != float(SIGReg().eval()(z))
+
+
+@pytest.mark.parametrize("statistic", [{"epps_pulley": 1.0}, epps_pulley], ids=["dict", "callable"])
+def test_knots_and_t_max_reach_any_form_of_epps_pulley(statistic):
+    z = embeddings(2, 24, 16)
+    expected = SIGReg(t_max=5.0, knots=33).eval()(z)
+    torch.testing.assert_close(SIGReg(statistic=statistic, t_max=5.0, knots=33).eval()(z), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"statistic": "vcreg", "knots": 17}, TypeError, "num_points"),
+        ({"knots": 17, "num_points": 9}, ValueError, "knots= or num_points="),
+        ({"num_slices": 9}, ValueError, "num_vectors= or num_slices="),
+        ({"gather_distributed": True, "group": None}, ValueError, "gather_distributed= or group="),
+    ],
+)
+def test_conflicting_settings_are_refused(settings, error, says):
+    with pytest.raises(error, match=says):
+        SIGReg(**settings)
+
+
+def test_num_global_beside_global_projections_is_refused():
+    with pytest.raises(ValueError, match="num_global= goes with views"):
+        LeJEPALoss()(num_global=1, global_proj=embeddings(2, 24, 16))

@@ -14,7 +14,7 @@ def embeddings(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_gaussian_sits_on_the_floor():
+def test_a_gaussian_has_the_expected_value():
     value = SIGReg(num_slices=512)(embeddings(16, 256, 64))
     torch.testing.assert_close(value, torch.tensor(1.0525), rtol=0, atol=0.05)
 
@@ -51,7 +51,7 @@ def test_a_copy_of_the_state_continues_the_stream():
     z, first, second = embeddings(32, 4), SIGReg(num_slices=8), SIGReg(num_slices=8, seed=7)
     first(z)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-    assert set(first.state_dict()) == {"seed", "step"}
+    assert set(first.state_dict()) == {"_extra_state"}
     torch.testing.assert_close(first(z), second(z), rtol=0, atol=0)
 
 
@@ -97,8 +97,10 @@ def test_non_finite_embeddings_give_a_non_finite_loss(bad):
     ("z", "error", "says"),
     [
         (torch.zeros(8), ValueError, r"\(8,\)"),
-        (torch.zeros(1, 8), ValueError, "N >= 2"),
+        (torch.zeros(1, 8), ValueError, "N >= 2.*drop_last"),
         (torch.zeros(0, 8), ValueError, r"\(0, 8\)"),
+        (torch.zeros(0, 8, 4), ValueError, r"at least one view.*\(0, 8, 4\)"),
+        (torch.zeros(8, 0), ValueError, r"one column.*\(8, 0\)"),
         (torch.zeros(8, 8, dtype=torch.int64), TypeError, "int64"),
         ([[0.0, 1.0]], TypeError, "list"),
     ],
@@ -120,6 +122,12 @@ def test_bad_embeddings_are_named(z, error, says):
         ({"num_points": 1}, ValueError, "num_points"),
         ({"grid": "fine"}, ValueError, "reference"),
         ({"knots": 17}, TypeError, "knots"),
+        ({"seed": 1.5}, TypeError, "seed=1.5 must be an int"),
+        ({"num_slices": 8.0}, TypeError, "num_slices=8.0 must be an int"),
+        ({"num_points": 17.0}, TypeError, "num_points=17.0 must be an int"),
+        ({"memory": 2.5}, TypeError, "memory=2.5 must be an int"),
+        ({"memory": -1}, ValueError, "memory=-1"),
+        ({"statistic": torch.var, "t_max": 3.0}, TypeError, "does not take"),
     ],
 )
 def test_bad_settings_are_named_at_construction(settings, error, says):

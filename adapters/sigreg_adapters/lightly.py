@@ -13,7 +13,7 @@ Tried with lightly 1.5.23, 1.5.26 and 1.6.0.
 
 from __future__ import annotations
 
-import itertools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,21 +23,34 @@ from torch import Tensor, nn
 
 import sigreg
 from sigreg.objective import LeJEPAComponents, stacked
+from sigreg_adapters.projector import projector
+
+
+class _DefaultInt(int):
+    """lightly's default, which differs from the same number given by the caller: `grid` may replace it."""
+
+
+class _DefaultFloat(float):
+    """As `_DefaultInt`."""
+
+
+_KNOTS, _T_MAX = _DefaultInt(17), _DefaultFloat(3.0)
 
 
 class SIGReg(sigreg.SIGReg):
     """`sigreg.SIGReg` under lightly's names.
 
     Args:
-        knots: quadrature points on the half-line (`num_points`).
-        t_max: half-range of the integral.
+        knots: quadrature points on the half-line (`num_points`); left out, `grid` may replace it.
+        t_max: half-range of the integral; left out, `grid` may replace it.
         num_vectors: random slices per call (`num_slices`).
         gather_distributed: use the global batch of the default process group; exact in value and
             gradient, also for batches that differ in size.
         **settings: anything else `sigreg.SIGReg` takes, e.g. `statistic="cramer_von_mises"`.
 
     Raises:
-        ValueError: knots < 2, t_max <= 0 or num_vectors < 1.
+        TypeError: knots or t_max for a statistic that has no quadrature.
+        ValueError: knots < 2, t_max <= 0 or num_vectors < 1; a setting under lightly's name and ours at once.
 
     Example:
         >>> import torch
@@ -48,25 +61,44 @@ class SIGReg(sigreg.SIGReg):
     def __init__(
         self,
         *,
-        knots: int = 17,
-        t_max: float = 3.0,
+        knots: int = _KNOTS,
+        t_max: float = _T_MAX,
         num_vectors: int = 1024,
         gather_distributed: bool = False,
         **settings: Any,
     ) -> None:
+        for ours, theirs, given in (
+            ("num_points", "knots", knots is not _KNOTS),
+            ("num_slices", "num_vectors", True),
+            ("group", "gather_distributed", gather_distributed),
+        ):
+            if given and ours in settings:
+                raise ValueError(f"give {theirs}= or {ours}=, which is sigreg's name for it, not both")
         group = settings.pop("group", "auto" if gather_distributed else None)
-        if settings.get("statistic", "epps_pulley") == "epps_pulley":
-            settings = {"t_max": t_max, "num_points": knots} | settings
+        if knots is not _KNOTS:
+            settings["num_points"] = knots
+        if t_max is not _T_MAX:
+            settings["t_max"] = t_max
         super().__init__(num_slices=num_vectors, group=group, **settings)
         self.num_vectors, self.gather_distributed = num_vectors, gather_distributed
 
-    def forward(self, proj: Tensor) -> Tensor:
-        """The regularizer of projections `(..., N, D)`."""
-        return super().forward(proj)
+    def forward(
+        self, proj: Tensor, weights: Tensor | None = None, *, step: int | Tensor | None = None
+    ) -> Tensor:
+        """The regularizer of projections `(..., N, D)`; `weights` and `step` as in `sigreg.SIGReg`."""
+        return super().forward(proj, weights, step=step)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for grid in ("t", "phi", "weights"):  # the buffers of lightly's class: constants, not state
-            state_dict.pop(prefix + grid, None)
+        constants = [name for name in ("t", "phi", "weights") if prefix + name in state_dict]
+        for name in constants:  # the buffers of lightly's class, which hold no state
+            del state_dict[prefix + name]
+        if constants and prefix + "_extra_state" not in state_dict:
+            warnings.warn(
+                f"the checkpoint is one of lightly's class and has no {prefix}_extra_state; the stream of "
+                f"directions goes on from seed {self.seed} and the present step",
+                stacklevel=2,
+            )
+            state_dict[prefix + "_extra_state"] = self.get_extra_state()
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -88,7 +120,8 @@ class LeJEPALoss(sigreg.LeJEPALoss):
         criterion(local_proj=(Vl, N, D), global_proj=(Vg, N, D))
 
     Raises:
-        ValueError: lambda outside [0, 1], views or projections of differing shape, or both call styles.
+        TypeError, ValueError: as `SIGReg`; lambda outside [0, 1], views or projections of differing shape,
+            or both call styles.
 
     Example:
         >>> import torch
@@ -104,8 +137,8 @@ class LeJEPALoss(sigreg.LeJEPALoss):
         self,
         lambda_param: float = 0.05,
         gather_distributed: bool = False,
-        sigreg_knots: int = 17,
-        sigreg_t_max: float = 3.0,
+        sigreg_knots: int = _KNOTS,
+        sigreg_t_max: float = _T_MAX,
         sigreg_num_vectors: int = 1024,
         **settings: Any,
     ) -> None:
@@ -124,23 +157,25 @@ class LeJEPALoss(sigreg.LeJEPALoss):
         self,
         views: Sequence[Tensor] | Tensor | None = None,
         num_global: int | None = None,
+        weights: Tensor | None = None,
         *,
         local_proj: Tensor | None = None,
         global_proj: Tensor | None = None,
     ) -> Tensor:
         """The scalar loss."""
-        return self.components(*_views(views, num_global, local_proj, global_proj)).total
+        return self.components(*_views(views, num_global, local_proj, global_proj), weights).total
 
     def forward_components(
         self,
         views: Sequence[Tensor] | Tensor | None = None,
         num_global: int | None = None,
+        weights: Tensor | None = None,
         *,
         local_proj: Tensor | None = None,
         global_proj: Tensor | None = None,
     ) -> LeJEPAComponents:
         """The loss and its unweighted parts: `total, prediction, sigreg`."""
-        return self.components(*_views(views, num_global, local_proj, global_proj))
+        return self.components(*_views(views, num_global, local_proj, global_proj), weights)
 
 
 def _views(
@@ -152,6 +187,8 @@ def _views(
     """Either call style as (views, num_global)."""
     if (views is None) == (global_proj is None) or (views is not None and local_proj is not None):
         raise ValueError("give either views or global_proj= (with local_proj=, if there are local views)")
+    if global_proj is not None and num_global is not None:
+        raise ValueError("num_global= goes with views; global_proj= already says which views are global")
     if global_proj is None:
         assert views is not None
         return views, num_global
@@ -185,12 +222,7 @@ class LeJEPAProjectionHead(nn.Module):
         if num_layers < 2:
             raise ValueError(f"got num_layers={num_layers}; a projector needs at least two, the default is 3")
         super().__init__()
-        self.layers = nn.Sequential()
-        for width, next_width in itertools.pairwise([input_dim] + [hidden_dim] * (num_layers - 1)):
-            self.layers.extend(
-                [nn.Linear(width, next_width, bias=False), nn.BatchNorm1d(next_width), nn.ReLU()]
-            )
-        self.layers.append(nn.Linear(hidden_dim, output_dim))
+        self.layers = projector(input_dim, hidden_dim, output_dim, num_layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features `(N, input_dim)` -> projections `(N, output_dim)`."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sigreg.diagnostics import Gaussianity, gaussianity
+from sigreg.diagnostics import uncalibrated
 
 try:
     from lightning.pytorch import Callback
@@ -24,14 +24,17 @@ class GaussianityMonitor(Callback):
     """Logs how Gaussian the output of one submodule is, and warns when it collapses.
 
     Every `every_n_steps` training steps the submodule's output `(N, D)` is tested; the log receives
-    `gaussianity/epps_pulley` (1.05 at a Gaussian), `gaussianity/p_value`, `gaussianity/effective_rank`
-    and `gaussianity/covariance`.  It looks at the first `max_samples` samples of this rank.
+    `gaussianity/epps_pulley` (1.05 at a Gaussian), `gaussianity/effective_rank` and
+    `gaussianity/covariance`.  Of a submodule that returns several tensors, the last is tested; outputs of
+    several forward passes in a step (views passed one by one) are tested together.  It looks at
+    `max_samples` samples of this rank.
 
     Args:
         module: dotted name of the submodule, such as "projection_head".
-        every_n_steps: training steps between two looks; each costs about one SIGReg call.
+        every_n_steps: training steps between two looks.
         max_samples: samples looked at, at most.
-        collapse: warn when the effective rank falls below this share of a Gaussian's.
+        collapse: warn when the effective rank falls below this share of N D / (N + D), about what N
+            samples of N(0, I) have.
         num_slices: random directions of the test.
 
     Raises:
@@ -39,7 +42,7 @@ class GaussianityMonitor(Callback):
 
     Example:
         >>> monitor = GaussianityMonitor("projection_head", every_n_steps=100)
-        >>> monitor.last is None  # a `sigreg.diagnostics.Gaussianity` once training runs
+        >>> monitor.last is None  # what was logged last, once training runs
         True
     """
 
@@ -56,8 +59,8 @@ class GaussianityMonitor(Callback):
             raise ValueError(f"every_n_steps={every_n_steps} must be at least 1")
         self.module, self.every_n_steps, self.max_samples = module, every_n_steps, max_samples
         self.collapse, self.num_slices = collapse, num_slices
-        self.last: Gaussianity | None = None
-        self._seen: Tensor | None = None
+        self.last: dict[str, float] | None = None
+        self._seen: list[Tensor] = []
         self._handle: RemovableHandle | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -66,36 +69,41 @@ class GaussianityMonitor(Callback):
             names = ", ".join(name for name in submodules if name and "." not in name)
             raise ValueError(f"the module has no submodule {self.module!r}; it has {names}")
 
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            if trainer.global_step % self.every_n_steps == 0:
-                self._seen = output.detach().reshape(-1, output.shape[-1])[: self.max_samples]
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            if module.training and trainer.global_step % self.every_n_steps == 0:
+                tensor = output[-1] if isinstance(output, (tuple, list)) else output
+                self._seen.append(tensor.detach().reshape(-1, tensor.shape[-1]))
 
         self._handle = submodules[self.module].register_forward_hook(keep)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
-        z, self._seen = self._seen, None
-        if z is None:
+        seen, self._seen = self._seen, []
+        if not seen:
             return
+        share = -(-self.max_samples // len(seen))  # of each forward pass
+        z = torch.cat([part[:share] for part in seen])
         if not torch.isfinite(z).all():
             warnings.warn(f"{self.module} gives inf or nan at step {trainer.global_step}", stacklevel=2)
             return
-        self.last = found = gaussianity(z, num_slices=self.num_slices)
-        pl_module.log_dict(
-            {
-                "gaussianity/epps_pulley": found.measures["epps_pulley"].value,
-                "gaussianity/covariance": found.measures["covariance"].value,
-                "gaussianity/effective_rank": found.effective_rank,
-                "gaussianity/p_value": found.p_value,
-            },
-            batch_size=len(z),
-        )
-        if found.effective_rank < self.collapse * found.null_effective_rank:
+        found = uncalibrated(z, num_slices=self.num_slices)
+        (N, D), rank = z.shape, found["effective rank"]
+        self.last = {
+            "gaussianity/epps_pulley": found["epps_pulley"],
+            "gaussianity/covariance": found["covariance"],
+            "gaussianity/effective_rank": rank,
+        }
+        pl_module.log_dict(self.last, batch_size=N)
+        expected = N * D / (N + D)
+        if rank < self.collapse * expected:
             warnings.warn(
-                f"{self.module} collapses: effective rank {found.effective_rank:.1f} where a Gaussian has "
-                f"{found.null_effective_rank:.1f} of {found.D}, at step {trainer.global_step}; raise "
-                "lambda_param, or look at the learning rate",
+                f"{self.module} collapses: effective rank {rank:.1f} where a Gaussian has about "
+                f"{expected:.1f} of {D}, at step {trainer.global_step}; raise lambda_param, or look at the "
+                "learning rate",
                 stacklevel=2,
             )
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if self._handle is not None:

@@ -10,6 +10,8 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from sigreg_adapters.projector import projector
+
 
 class Encoder(nn.Module):
     """A timm backbone and a projector: images -> (embedding, projection).
@@ -60,16 +62,3 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.backbone(images)  # (N, embedding_dim)
         return embedding, self.projector(embedding)
-
-
-def projector(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
-    """LeJEPA's projector: three linear layers, BatchNorm and ReLU between, none after the last."""
-    return nn.Sequential(
-        nn.Linear(in_dim, hidden_dim, bias=False),
-        nn.BatchNorm1d(hidden_dim),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden_dim, hidden_dim, bias=False),
-        nn.BatchNorm1d(hidden_dim),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden_dim, out_dim),
-    )

@@ -5,12 +5,13 @@ The floor that every other accuracy stands on, and what the default settings add
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks import data, training
-from benchmarks.report import axes, means
+from benchmarks import accuracy, picture, training
+from benchmarks.report import means
 
 KINDS = ("pixels", "untrained", "trained")
 
@@ -25,16 +26,19 @@ def check(cfg: DictConfig) -> None:
 def measure(cfg: DictConfig) -> dict[str, Any]:
     """Accuracies of pixels, of a network that took no step (one epoch for BatchNorm), of the trained one."""
     if cfg.features == "pixels":
-        images = data.load(cfg.data, cfg.data_root, cfg.size, cfg.images)
-        train, test = (x.flatten(1).float().div(255).numpy() for x in (images.train, images.test))
-        return {"method": "none", **training.probed(train, test, images, cfg)}
+        images, selection = training.splits(cfg)
+        parts = [images.train, images.test, *([selection.images] if selection else [])]
+        train, test, *held = (x.flatten(1).float().div(255).numpy() for x in parts)
+        found = training.probed(train, test, images, cfg, held[0] if held else None, selection)
+        return {"method": "none", **found}
     if cfg.features == "untrained":
         cfg = OmegaConf.merge(cfg, {"lr": 0.0, "epochs": 1})
     return training.measure(cfg)
 
 
 def _probes(frame: pd.DataFrame) -> list[str]:
-    return [name for name in frame if name.startswith(("knn_", "linear_", "rbf_"))]
+    names = [name for name in frame if name.startswith(("knn_", "linear_", "rbf_"))]
+    return [name for name in names if frame[name].notna().any()]
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -43,10 +47,37 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """The same as lines."""
-    picture, ax = axes("", "probe and labels a class", "accuracy")
-    for kind, rows in frame.groupby("features"):
-        ax.plot(_probes(frame), rows[_probes(frame)].mean(), "o-", label=kind)
-    ax.tick_params(axis="x", rotation=45)
-    ax.legend()
-    return picture
+    """The same as bars, their values written in."""
+    names = _probes(frame)
+    fig, (ax,) = picture.panels(
+        title="What pixels and an untrained network reach, and what training adds",
+        note=accuracy.note(frame, "Pixels have no seed."),
+        size=(1.3 * len(names) + 3.2, 4.6),
+    )
+    colours = {"pixels": picture.GREY, "untrained": picture.ORANGE, "trained": picture.BLUE}
+    for offset, (kind, colour) in enumerate(colours.items()):
+        rows = 100 * frame[frame.features == kind][names]
+        bars = ax.bar(
+            np.arange(len(names)) + 0.27 * (offset - 1),
+            rows.mean(),
+            0.25,
+            yerr=rows.std().fillna(0) if kind != "pixels" else None,
+            color=colour,
+            label=kind,
+            error_kw={"elinewidth": 1, "capsize": 2},
+        )
+        ax.bar_label(
+            bars, [f"{v:.1f}" for v in rows.mean()], label_type="center", color="white", fontsize=8.5
+        )
+    ax.set_xticks(range(len(names)), [_spoken(name) for name in names])
+    picture.label(ax, "Accuracy with few labels a class", "", "test accuracy, %")
+    ax.set_ylim(0, 100)
+    picture.legend(ax, below=True, ncols=3)
+    return fig
+
+
+def _spoken(name: str) -> str:
+    probe, _, number = name.partition("_")
+    return (
+        f"{ {'knn': 'k-NN', 'linear': 'linear', 'rbf': 'RBF'}[probe] }, {number} label{'s' * (number != '1')}"
+    )

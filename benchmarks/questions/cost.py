@@ -14,7 +14,6 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import nn
 
+from benchmarks import picture
 from benchmarks.competitors import COMPILED, GRID, IMPLEMENTATIONS, Case, extra_mib, step
 from benchmarks.report import markdown
 
@@ -184,18 +184,59 @@ def _growth(frame: pd.DataFrame) -> str:
     return f"Growth\n\n{markdown(pd.DataFrame(slopes).T)}" if slopes else ""
 
 
+SHOWN = {
+    "eager": (picture.BLUE, "o"),
+    "inductor": (picture.GREEN, "s"),
+    "lightly compiled": (picture.ORANGE, "^"),
+    "lightly": (picture.RED, "D"),
+}
+
+
 def figure(frame: pd.DataFrame) -> Figure:
-    """Time and memory against N, K and points, log-log."""
-    parsed = _parsed(frame[frame.case != STEP])
-    fig, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained", squeeze=False)
-    for column, axis in enumerate(("N", "K", "points")):
-        series = _series(parsed, axis)
-        for row, (value, label) in enumerate((("ms", "milliseconds"), ("extra_mib", "peak extra MiB"))):
-            ax = axes[row][column]
-            for name, rows in series.dropna(subset=[value]).groupby("implementation", sort=False):
-                ax.plot(rows[axis], rows[value], marker="o", markersize=3, label=name)
-            ax.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
-            ax.set_xticks(sorted(set(series[axis])), [f"{x:g}" for x in sorted(set(series[axis]))])
-            ax.minorticks_off()
-    axes[0][0].legend(fontsize=7)
+    """Speed beside lightly as shipped, peak memory, and what both add to a training step."""
+    shapes = frame[(frame.case != STEP) & frame.implementation.isin(SHOWN)]
+    speed = shapes.pivot_table(index="case", columns="implementation", values="faster_than_lightly")
+    memory = shapes.pivot_table(index="case", columns="implementation", values="extra_mib", dropna=False)
+    by = speed["eager"] if "eager" in speed else speed.mean(axis=1)
+    order = list(by.sort_values().index)
+    training = (
+        frame[(frame.case == STEP) & frame.added_share.gt(0)] if "added_share" in frame else frame.iloc[:0]
+    )
+    fig, axes = picture.panels(
+        1,
+        3,
+        title="What SIGReg costs: small shapes gain least, and a ResNet-18 step hardly notices",
+        note=f"Forward and backward, float32, {frame.threads.iloc[0]} threads of {frame.device.iloc[0]}; "
+        "a ratio is the median over rounds of the ratio within a round, one case a shape. "
+        "A label is V x N x D x K (x points).",
+        size=(13.5, 0.3 * len(order) + 2.6),
+    )
+    for ax, values, title, x in (
+        (axes[0], speed, "Speed beside lightly as shipped", "times faster"),
+        (axes[1], memory, "Peak memory of a pass", "MiB"),
+    ):
+        for y in range(len(order)):
+            ax.axhline(y, color=picture.PALE, linewidth=0.5, zorder=0)
+        for name, (colour, marker) in SHOWN.items():
+            if name in values and values[name].notna().any():
+                ax.plot(
+                    values[name].reindex(order), range(len(order)), marker, color=colour, ms=5.5, label=name
+                )
+        ax.set_xscale("log")
+        ax.grid(axis="x", color=picture.PALE, linewidth=0.6)
+        picture.label(ax, title, x, "")
+    axes[0].set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axes[0].set_xticks([], minor=True)
+    axes[0].set_yticks(range(len(order)), [str(case) for case in order])
+    axes[1].set_yticks([])
+    picture.plain_log(axes[1].xaxis)
+    picture.legend(axes[0], below=True, ncols=4)
+    bars = axes[2].bar(
+        list(training.implementation),
+        100 * training.added_share,
+        color=[SHOWN[name][0] for name in training.implementation],
+        width=0.5,
+    )
+    axes[2].bar_label(bars, [f"{100 * share:.2f} %" for share in training.added_share])
+    picture.label(axes[2], "Share of a ResNet-18 step (older commit)", "", "% of the step without SIGReg")
     return fig

@@ -7,12 +7,14 @@ the variance of K independent slices (known from the values of single slices) ov
 import time
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor
 
+from benchmarks import picture
 from benchmarks.report import markdown
 from sigreg.directions import DIRECTIONS, by_name
 from sigreg.multivariate import exact_sigreg
@@ -92,19 +94,44 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """Gain against K: one panel for each kind of embeddings, one line for each directions and D."""
-    mean = _gains(frame)
-    picture = Figure(figsize=(9, 3.8))
-    panels = picture.subplots(1, 2, sharey=True)
-    colors = dict(zip(DIRECTIONS, ("C7", "C0", "C1"), strict=False))
-    styles = dict(zip(sorted(mean.D.unique()), (":", "--", "-"), strict=False))
-    for ax, (name, rows) in zip(panels, mean.groupby("embeddings"), strict=False):
-        for (kind, D), line in rows.groupby(["directions", "D"]):
-            ax.plot(
-                line.num_slices, line.gain, styles.get(D, "-"), c=colors.get(kind), label=f"{kind}, D={D}"
+    """Gain against K: a row per kind of embeddings, a column per D, a line per kind of directions."""
+    by = ["embeddings", "D", "directions", "num_slices"]
+    single = frame.assign(gain=frame.slice_variance / frame.num_slices / frame.variance)
+    kinds, widths = sorted(frame.embeddings.unique()), sorted(frame.D.unique())
+    fig, axes = picture.panels(
+        len(kinds),
+        len(widths),
+        title="How much less variance an estimate has than independent slices give",
+        note=f"Points: geometric mean over {frame.seed.nunique()} seeds, bars their sd; each seed has "
+        f"{frame.repeats.iloc[0]} draws, so independent slices themselves scatter around 1 by a quarter. "
+        "The vertical line is K = D, from where on orthogonal slices are complete bases.",
+        size=(3.9 * len(widths) + 0.9, 3.2 * len(kinds) + 1),
+        sharey="row",
+    )
+    colours = dict(zip(DIRECTIONS, picture.COLOURS, strict=False))
+    for ax, (name, D) in zip(axes, ((name, D) for name in kinds for D in widths), strict=True):
+        ends = []
+        for marker, (kind, rows) in zip(
+            picture.MARKERS,
+            single[(single.embeddings == name) & (single.D == D)].groupby("directions"),
+            strict=False,
+        ):
+            logs = np.log(rows.set_index(by[-1]).gain).groupby(level=0).agg(["mean", "std"])
+            mean, sd = np.exp(logs["mean"]), logs["std"].fillna(0)
+            bars = [mean - np.exp(logs["mean"] - sd), np.exp(logs["mean"] + sd) - mean]
+            colour = colours.get(kind, picture.INK)
+            ax.errorbar(
+                mean.index, mean, yerr=bars, color=colour, marker=marker, ms=4, capsize=2, elinewidth=0.8
             )
-        ax.set(title=f"{name} embeddings", xlabel="slices K", xscale="log", yscale="log")
-        ax.grid(alpha=0.3)
-    panels[0].set_ylabel("gain in variance over independent slices")
-    panels[-1].legend(fontsize=7)
-    return picture
+            ends.append((float(mean.index[-1]), float(mean.iloc[-1]), kind, colour))
+        ax.axhline(1, color=picture.GREY, linestyle=":", linewidth=1.2)
+        ax.axvline(D, color=picture.PALE, linewidth=1.2, zorder=0)
+        ax.set_yscale("log")
+        ax.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+        ax.set_yticks([], minor=True)
+        picture.log_ticks(ax, single.num_slices.unique())
+        picture.label(
+            ax, f"{name} embeddings, D = {D}", "slices K", "variance gain" if widths[0] == D else ""
+        )
+        picture.name_ends(ax, ends, gap=0.08)
+    return fig

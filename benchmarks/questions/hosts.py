@@ -1,219 +1,212 @@
 """What does lightly's user gain by replacing the teacher: accuracy, time, memory, lines?
 
-BYOL, DINO, SimSiam, SimCLR by lightly's CIFAR-10 recipes, lightly's own LeJEPALoss and ours, on the same
-backbone, augmentations, batch and images.  Every method has its own learning rate times 1, 0.3 and 3.
-k-NN is lightly's (k = 200, t = 0.1), linear is logistic regression on all training images.
-Time is steps times the step time that `host_steps` measured, methods in turns.
+BYOL, DINO, SimSiam, SimCLR, lightly's own LeJEPALoss and ours on the same backbone, augmentations, batch and
+images, each by lightly's recipe (SGD) and by AdamW with a warm-up, at learning rates in steps of about three.
+Settings are chosen by k-NN and linear accuracy on training images held out for it, and reported on the test
+images.  k-NN is lightly's (k = 200, t = 0.1), linear is logistic regression on all images trained on.
+At equal time, a run has as many epochs as take LeJEPA's time by `host_steps`, and its schedule ends there.
 """
 
 from __future__ import annotations
 
-import time
-import warnings
 from typing import Any
 
-import lightning as L
-import numpy as np
 import pandas as pd
-import torch
-from lightly.utils.benchmarking.knn import knn_predict
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
-from scipy.stats import spearmanr
-from torch import Tensor
-from torch.nn.functional import normalize
-from torch.utils.data import DataLoader
 
-from benchmarks import data, probes
-from benchmarks.hosts import METHODS, lines
-from benchmarks.report import markdown, spread
-from benchmarks.training import Batches
+from benchmarks import host_figures
+from benchmarks.host_runs import check, measure
+from benchmarks.hosts import METHODS
+from benchmarks.report import markdown
+
+__all__ = ["check", "figure", "measure", "measured_code", "sources", "table"]
 
 sources = ("hosts", "host_steps")
+measured_code = (
+    "benchmarks/hosts.py",
+    "benchmarks/host_runs.py",
+    "benchmarks/augment.py",
+    "benchmarks/probes.py:classifier,effective_rank",
+)
+SETTING = ["optimizer", "lr_times"]
 
 
-def check(cfg: DictConfig) -> None:
-    """Raises ValueError for what cannot run."""
-    if cfg.method not in METHODS:
-        raise ValueError(f"method={cfg.method!r} is unknown; use one of {', '.join(METHODS)}")
-    data.check(cfg.data, cfg.data_root)
+def spread(values: pd.Series) -> str:
+    """Percent: mean ± sd over seeds with their number; a single run is named as one."""
+    values = values.dropna()
+    if not len(values):
+        return "diverged"
+    mean = f"{100 * values.mean():.1f}"
+    return f"{mean} ± {100 * values.std():.1f} (n = {len(values)})" if len(values) > 1 else f"{mean} (n = 1)"
 
 
-class _Checkpoints(L.Callback):
-    """Loss, accuracy and training time after every epoch; probing takes none of that time."""
-
-    def __init__(self, images: data.Images, every: int) -> None:
-        self.images, self.every = images, every
-        self.seconds, self.losses = 0.0, []  # type: float, list[float]
-        self.curve: dict[str, list[float]] = {"epoch": [], "loss": [], "knn": [], "linear": []}
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        self.start = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, method: L.LightningModule, outputs: Any, *args: Any
-    ) -> None:
-        self.losses.append(float(outputs["loss"]))
-        self.seconds += time.perf_counter() - self.start
-
-    def on_train_epoch_end(self, trainer: Any, method: Any) -> None:
-        epoch, loss = trainer.current_epoch + 1, float(np.mean(self.losses))
-        self.losses = []
-        if epoch % self.every and epoch != trainer.max_epochs:
-            return
-        train, test = (embedded(method.backbone, x) for x in (self.images.train, self.images.test))
-        self.test = test
-        knn, linear = accuracies(train, self.images.train_labels, test, self.images.test_labels)
-        for name, value in zip(self.curve, (epoch, loss, knn, linear), strict=True):
-            self.curve[name].append(round(value, 5))
+def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs by the present protocol, their optimizer by name."""
+    runs = frame[frame.question.isin(["hosts", "hosts_long"])].copy()
+    if "selection_knn" not in runs:
+        return runs.iloc[:0].assign(diverged=False)
+    runs = runs[runs.diverged.notna()]
+    own = runs.method.map({name: method.own for name, method in METHODS.items()})
+    runs["optimizer"] = runs.optimizer.where(runs.optimizer.notna(), own) if "optimizer" in runs else own
+    return runs
 
 
-@torch.no_grad()
-def embedded(backbone: torch.nn.Module, images: Tensor) -> Tensor:
-    """Frozen features `(n, F)` on the CPU; leaves the backbone in training."""
-    device = next(backbone.parameters()).device
-    backbone.eval()
-    parts = [backbone(part.to(device).float().div(255)).float().cpu() for part in images.split(500)]
-    backbone.train()
-    return torch.cat(parts)
-
-
-def accuracies(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> tuple[float, float]:
-    """k-NN as lightly has it, and linear."""
-    if not (train.isfinite().all() and test.isfinite().all()):
-        return float("nan"), float("nan")
-    classes, bank = int(train_labels.max()) + 1, normalize(train, dim=1).T
-    k = min(200, len(train))
-    parts = zip(normalize(test, dim=1).split(500), test_labels.split(500), strict=True)
-    hits = sum((knn_predict(x, bank, train_labels, classes, k, 0.1)[:, 0] == y).sum() for x, y in parts)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the number of iterations is a fixed budget
-        linear = probes.classifier("linear", "all").fit(train.numpy(), train_labels.numpy())
-    return float(hits) / len(test), float(linear.score(test.numpy(), test_labels.numpy()))
-
-
-def measure(cfg: DictConfig) -> dict[str, Any]:
-    """Train one method; its checkpoints as lists, its last accuracies as numbers."""
-    images = data.load(cfg.data, cfg.data_root, cfg.size, cfg.images)
-    loader = DataLoader(Batches(images.train), cfg.batch_size, shuffle=True, drop_last=True, collate_fn=_same)
-    checkpoints = _Checkpoints(images, cfg.every)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's advice on workers; weight_norm in lightly's DINO head
-        method = METHODS[cfg.method](cfg, images.train.shape[1], cfg.epochs * len(loader))
-        L.Trainer(
-            max_epochs=cfg.epochs,
-            accelerator=cfg.accelerator,
-            precision=cfg.precision,
-            callbacks=[checkpoints],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        ).fit(method, loader)
-    curve = checkpoints.curve
-    return {
-        "views": method.views,
-        "steps": method.steps,
-        "images_seen": method.steps * cfg.batch_size,
-        "knn": curve["knn"][-1],
-        "linear": curve["linear"][-1],
-        "effective_rank": round(probes.effective_rank(checkpoints.test.numpy()), 3),
-        "spearman": _spearman(curve),
-        "step_ms": round(1e3 * checkpoints.seconds / method.steps, 2),
-        "lines": lines(cfg.method),
-        **{f"curve_{name}": values for name, values in curve.items()},
-    }
-
-
-def _same(batch: Tensor) -> Tensor:
-    return batch
-
-
-def _spearman(curve: dict[str, list[float]]) -> float | None:
-    """Of low training loss with high k-NN accuracy over checkpoints; None for a constant."""
-    if len(set(curve["loss"])) < 2 or len(set(curve["knn"])) < 2:
-        return None
-    return round(float(-spearmanr(curve["loss"], curve["knn"]).statistic), 3)
-
-
-def _split(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training runs, and the newest rows of `host_steps` by method, or before those the runs' own time."""
-    runs, steps = frame[frame.question == "hosts"], frame[frame.question == "host_steps"]
+def steps_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """The newest row of `host_steps` for each method."""
+    columns = ["ms", "ours_over_this", "extra_mib"]
+    steps = frame[frame.question == "host_steps"]
     if steps.empty:
-        steps = runs.groupby("method").step_ms.median().rename("ms").reset_index().assign(date="")
-    newest = steps[steps.date == steps.date.max()].set_index("method")
-    return runs, newest.reindex(columns=["ms", "ours_over_this", "extra_mib"])
+        return pd.DataFrame(columns=columns)
+    return steps[steps.date == steps.date.max()].set_index("method").reindex(columns=columns)
 
 
-def _curve(row: Any, name: str) -> np.ndarray:
-    return np.array([float(value) for value in str(row[f"curve_{name}"]).split()])
+def best(own: pd.DataFrame, by: str) -> pd.DataFrame:
+    """One method's runs at the setting with the best mean of `by`.
+
+    The mean is over the seeds that ran every setting, so that no setting wins by a seed that others lack;
+    a run that diverged counts as zero.
+    """
+    scores = own.assign(score=own[by].fillna(0.0)).pivot_table(index="seed", columns=SETTING, values="score")
+    optimizer, times = scores.dropna().mean().idxmax()
+    return own[(own.optimizer == optimizer) & (own.lr_times == times)]
 
 
-def _minutes(row: Any, steps: pd.DataFrame) -> np.ndarray:
-    """Training time at each checkpoint of a run."""
-    each = steps.ms.get(row["method"], np.nan)
-    epochs = _curve(row, "epoch")
-    return epochs / epochs[-1] * row["steps"] * each / 6e4
+def _says(chosen: pd.DataFrame, own: pd.DataFrame) -> str:
+    """The setting chosen; `edge` where the next learning rate of its optimizer was not tried."""
+    optimizer, times = chosen.optimizer.iloc[0], chosen.lr_times.iloc[0]
+    tried = own.lr_times[own.optimizer == optimizer]
+    edge = ", edge" if times in (tried.min(), tried.max()) else ""
+    return f"{'SGD' if optimizer == 'sgd' else 'AdamW'} x {times:g}{edge}"
 
 
-def _best(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of each method at its best learning rate: mean k-NN accuracy over the seeds that tried all."""
-    chosen = []
-    for _, own in runs.groupby("method"):
-        tried = own.pivot_table(index="seed", columns="lr_times", values="knn").dropna()
-        chosen.append(own[own.lr_times == tried.mean().idxmax()])
-    return pd.concat(chosen)
+def _tried(own: pd.DataFrame) -> str:
+    parts = {"sgd": "SGD", "adamw": "AdamW"}
+    rates = {name: sorted(own.lr_times[own.optimizer == key].unique()) for key, name in parts.items()}
+    return "; ".join(
+        f"{name} {', '.join(f'{x:g}' for x in values)}" for name, values in rates.items() if values
+    )
 
 
-def _at(runs: pd.DataFrame, steps: pd.DataFrame, minutes: float) -> pd.Series:
-    """k-NN accuracy of each run after so many minutes, between checkpoints linearly."""
-    return runs.apply(lambda row: np.interp(minutes, _minutes(row, steps), _curve(row, "knn")), axis=1)
-
-
-def table(frame: pd.DataFrame) -> str:
-    """A line per method: the learning rate that is documented, and the best of three."""
-    runs, steps = _split(frame)
-    documented, best = runs[runs.lr_times == 1], _best(runs)
-    searched = set(runs.method[runs.lr_times != 1])
-    shortest = min(_minutes(row, steps)[-1] for _, row in documented.iterrows())
-    table = {}
-    for name in [name for name in METHODS if name in set(documented.method)]:
-        own, tuned = documented[documented.method == name], best[best.method == name]
+def _fair(runs: pd.DataFrame, steps: pd.DataFrame) -> str:
+    """A line per method: each accuracy at the setting that the held-out images choose for it."""
+    epochs = runs.epochs[runs.method == "lejepa"].max()
+    table: dict[str, dict[str, Any]] = {}
+    for name in [name for name in METHODS if name in set(runs.method)]:
+        own = runs[(runs.method == name) & (runs.epochs == epochs)]
+        timed = runs[(runs.method == name) & (runs.epochs != epochs)]
+        if own.empty:
+            continue
+        line: dict[str, Any] = {}
+        for title, column in (("k-NN", "knn"), ("linear", "linear")):
+            chosen = best(own, f"selection_{column}")
+            line[title] = spread(chosen[column])
+            line[f"{title}'s setting"] = _says(chosen, own)
+        if len(timed):
+            line["k-NN / linear at LeJEPA's time"] = (
+                f"{spread(timed.knn)} / {spread(timed.linear)}, {timed.epochs.iloc[0]:g} epochs"
+            )
         cost = steps.loc[name] if name in steps.index else pd.Series(dtype=float)
-        table[name] = {
-            "k-NN": spread(own.knn),
-            "linear": spread(own.linear),
-            "k-NN, best lr": f"{spread(tuned.knn)} (x {tuned.lr_times.iloc[0]:g})"
-            if name in searched
-            else "",
-            f"k-NN after {shortest:.1f} min": spread(_at(own, steps, shortest)),
-            "step, ms": cost.get("ms"),
-            "LeJEPA's step / its": cost.get("ours_over_this"),
-            "peak MiB": cost.get("extra_mib"),
-            "lines": int(own.lines.iloc[0]),
-            "effective rank, least": float(own.effective_rank.min()),
-            "Spearman": spread(own.spearman, percent=False),
-        }
+        line |= {"tried": _tried(own), "diverged": int((own.diverged.astype(str) == "True").sum())}
+        line |= {"step, ms": cost.get("ms"), "LeJEPA's step / its": cost.get("ours_over_this")}
+        line |= {"peak MiB": cost.get("extra_mib"), "lines": int(own.lines.iloc[0])}
+        line["effective rank, least"] = float(chosen.effective_rank.min())
+        table[name] = line
+    columns = dict.fromkeys(key for line in table.values() for key in line)
+    shown = pd.DataFrame.from_dict(table, orient="index").reindex(columns=list(columns))
+    return markdown(shown.astype(object).where(shown.notna(), "").rename_axis("method"))
+
+
+def _first(runs: pd.DataFrame) -> str:
+    """The first protocol: the documented learning rate, and the best of those tried for each accuracy."""
+    table = {}
+    for name in [name for name in METHODS if name in set(runs.method)]:
+        own = runs[runs.method == name].assign(optimizer="sgd")
+        line = {}
+        for title, column in (("k-NN", "knn"), ("linear", "linear")):
+            chosen = best(own, column)
+            line[title] = spread(own[own.lr_times == 1][column])
+            searched = own.lr_times.nunique() > 1
+            line[f"{title}, best lr"] = (
+                f"{spread(chosen[column])} (x {chosen.lr_times.iloc[0]:g})" if searched else "not searched"
+            )
+        table[name] = line
     return markdown(pd.DataFrame.from_dict(table, orient="index").rename_axis("method"))
 
 
+def table(frame: pd.DataFrame) -> str:
+    """The fair search; below it the first protocol, while its rows are there."""
+    runs, steps = runs_of(frame), steps_of(frame)
+    old = frame[frame.question == "hosts"].drop(runs.index)
+    parts = []
+    if len(runs) and "lejepa" in set(runs.method):
+        parts.append(_fair(runs, steps))
+        parts.append(f"Search on held-out training images, tested on all test images; data {_known(runs)}.")
+    if len(old):
+        parts.append(
+            "First protocol (2,000 test images, the learning rate chosen on them, LeJEPA not searched):"
+        )
+        parts.append(_first(old))
+    return "\n\n".join(parts)
+
+
+def _known(runs: pd.DataFrame) -> str:
+    return ", ".join(sorted(str(value) for value in runs.data_sha256.dropna().unique()))
+
+
 def figure(frame: pd.DataFrame) -> Figure:
-    """k-NN accuracy against images seen and against time, a mean over seeds, best learning rate dashed."""
-    runs, steps = _split(frame)
-    fig, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
-    best = _best(runs)
-    for color, name in enumerate(name for name in METHODS if name in set(runs.method)):
-        for chosen, style in ((runs[runs.lr_times == 1], "-"), (best[best.lr_times != 1], "--")):
-            rows = [row for _, row in chosen[chosen.method == name].iterrows()]
-            if not rows:
+    """Above, test accuracy against images at the chosen settings; below, the search that chose them."""
+    runs = runs_of(frame)
+    runs = runs[runs.epochs == runs.epochs[runs.method == "lejepa"].max()]
+    fig, axes = host_figures.panels(2, 2)
+    for row, (above, below) in zip(("knn", "linear"), axes.T, strict=True):
+        title = "k-NN" if row == "knn" else "Linear"
+        ends = []
+        for name in [name for name in METHODS if name in set(runs.method)]:
+            own = runs[runs.method == name]
+            chosen = best(own, f"selection_{row}")
+            _search(below, own, f"selection_{row}")
+            if chosen.diverged.astype(bool).any():
                 continue
-            knn = np.mean([_curve(row, "knn") for row in rows], axis=0)
-            seen = _curve(rows[0], "epoch") / rows[0].epochs * rows[0].images_seen / 1000
-            label = name if style == "-" else None
-            for ax, x in zip(axes, (seen, _minutes(rows[0], steps)), strict=True):
-                ax.plot(x, 100 * knn, style, color=f"C{color}", label=label, marker="o", markersize=3)
-    axes[0].set(xlabel="images seen, thousands", ylabel="k-NN accuracy, %")
-    axes[1].set(xlabel="minutes of training (dashed: the best of three learning rates)")
-    axes[1].legend(fontsize=8)
+            epochs = host_figures.numbers(chosen.iloc[0], "curve_epoch")
+            images = epochs / chosen.epochs.iloc[0] * chosen.images_seen.iloc[0] / 1000
+            ends.append(host_figures.curve(above, chosen, row, images))
+        above.set(title=f"{title} accuracy at the chosen setting", xlabel="images seen, thousands")
+        below.set(
+            title=f"{title}: the search, on held-out images", xlabel="learning rate, times its recipe's"
+        )
+        below.set_xscale("log")
+        below.set_xticks([0.3, 1, 3, 10, 30], ["0.3", "1", "3", "10", "30"])
+        below.set_xticks([], minor=True)
+        host_figures.label(above, ends)
+    axes[0, 0].set_ylabel("accuracy on test images, %")
+    axes[1, 0].set_ylabel("accuracy on held-out images, %\n(filled: SGD; open: AdamW)")
+    seeds = _seeds(runs.groupby(["method", *SETTING]).seed.nunique())
+    epochs = f"{runs.epochs.max():g} epochs"
+    host_figures.headline(fig, f"{_size(runs)} images, narrow ResNet-9, {epochs}; {seeds}, band: sd")
     return fig
+
+
+def _search(ax: Axes, own: pd.DataFrame, y: str) -> None:
+    """Mean accuracy at every setting tried: filled for SGD, open for AdamW."""
+    _, colour = host_figures.LOOKS[own.method.iloc[0]]
+    for optimizer, rows in own.groupby("optimizer"):
+        mean = 100 * rows.groupby("lr_times")[y].mean()
+        face = colour if optimizer == "sgd" else "white"
+        line = "-" if optimizer == "sgd" else ":"
+        ax.plot(mean.index, mean, line, color=colour, marker="o", markersize=6, markerfacecolor=face)
+
+
+def _seeds(counts: pd.Series) -> str:
+    low, high = counts.min(), counts.max()
+    return (
+        f"n = {low} seed{'s' if low > 1 else ''}" if low == high else f"n = {low} to {high} seeds a setting"
+    )
+
+
+def _size(runs: pd.DataFrame) -> str:
+    """How many images trained, which data: `10,000 cifar10`."""
+    count = runs.images_seen.iloc[0] / runs.epochs.iloc[0]
+    images = runs.images.dropna()
+    data = str(runs.data.iloc[0]).rpartition("/")[2]
+    return f"{10 * int(images.iloc[0]) if len(images) else int(count):,} {data}"

@@ -1,59 +1,176 @@
 """Can the training loss choose the model, without a label?
 
-The paper: the Spearman correlation of training loss with accuracy is 0.60 to 0.90, and 0.93 to 0.99 for
-loss / lambda^alpha with alpha about 0.4.  Measured over all runs of the other questions, nothing is trained.
+The paper: the Spearman correlation of low training loss with accuracy is 0.60 to 0.90, and 0.93 to 0.99 for
+loss / lambda^alpha with alpha about 0.4.  A loss can be compared between runs that minimise the same
+function only, so every group here shares the statistic, the slices and their kind, the grid, the views, the
+projector and the batch; lambda is in the group's runs or is not.  Nothing is trained: these are rows of the
+other questions.
 """
+
+import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
-from benchmarks.report import axes, markdown
+from benchmarks import accuracy, picture
+from benchmarks.choices import bootstrap, difference, rank_correlation
+from benchmarks.report import markdown
 
-sources = ("lambda", "batch_size", "views", "slices", "grid", "projector")
+sources = ("recipe", "lambda", "batch_size", "batch_steps", "slices")
+OBJECTIVE = [
+    *("question", "statistic", "num_slices", "directions", "resample", "t_max", "num_points"),
+    *("projector_width", "global_views", "local_views", "batch_size"),
+]
+VARIED = {"lr": "learning rate", "weight_decay": "decay", "epochs": "epochs", "lambda_param": "lambda"}
 ALPHAS = np.linspace(0, 1, 101)
+PAPER = 0.4
+FEWEST = 4  # settings in a group
 
 
-def _varies(*columns: pd.Series) -> bool:
-    return all(column.nunique() > 1 for column in columns)
+def groups(frame: pd.DataFrame) -> Iterator[tuple[str, list[str], pd.DataFrame]]:
+    """Runs of one objective: a name, what varies, the rows.  A rank needs a few settings to mean anything."""
+    frame = frame.dropna(subset=["loss", "accuracy"])
+    for _, rows in frame.groupby(OBJECTIVE, dropna=False, sort=True):
+        varied = [key for key in VARIED if rows[key].nunique() > 1]
+        if len(rows.drop_duplicates(varied or ["seed"])) >= FEWEST and varied:
+            where = f"N = {rows.batch_size.iloc[0]}"
+            if "lambda_param" in varied:
+                where = f"{rows.views.iloc[0]} views"
+            yield f"{rows.question.iloc[0]}, {where}", varied, rows
 
 
-def _correlation(rows: pd.DataFrame, alpha: float) -> float:
-    """Of low loss / lambda^alpha with high accuracy."""
-    scaled = rows.loss / rows.lambda_param**alpha
-    return (
-        float(-spearmanr(scaled, rows.accuracy).statistic) if _varies(scaled, rows.accuracy) else float("nan")
-    )
+def scaled(rows: pd.DataFrame, alpha: float) -> pd.Series:
+    """What is compared, large where it is good: - loss / lambda^alpha."""
+    return -rows.loss / rows.lambda_param**alpha
 
 
-def _fitted(rows: pd.DataFrame) -> float:
-    found = [_correlation(rows, alpha) for alpha in ALPHAS]
-    return float(ALPHAS[int(np.nanargmax(found))]) if np.isfinite(found).any() else float("nan")
+def fitted(rows: pd.DataFrame) -> float:
+    """The alpha with the highest correlation."""
+    found = [rank_correlation(scaled(rows, alpha), rows.accuracy) for alpha in ALPHAS]
+    return float(ALPHAS[int(np.nanargmax(found))]) if np.isfinite(found).any() else math.nan
+
+
+def _cell(rows: pd.DataFrame, varied: list[str], alpha: float, column: str = "accuracy") -> str:
+    """Correlation with its bootstrap interval over settings."""
+    shown = rows.assign(scaled=scaled(rows, alpha))
+    low, high = bootstrap(shown, "scaled", column, varied, draws=500)
+    return f"{rank_correlation(shown.scaled, shown[column]):.2f} [{low:.2f}, {high:.2f}]"
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Spearman correlations, question by question and over all; alpha fitted on the same runs."""
-    frame = frame.dropna(subset=["loss", "accuracy"])
-    lines = {}
-    for name, rows in [*frame.groupby("question"), ("all", frame)]:
-        alpha = _fitted(rows) if rows.lambda_param.nunique() > 1 else float("nan")
-        lines[name] = {
+    """Correlations within one objective; alpha fitted on half the seeds and used on the others; the trap."""
+    knn = list(accuracy.probes(frame))[1]
+    lines = []
+    for name, varied, rows in groups(frame):
+        line = {
+            "runs of": name,
+            "varied": ", ".join(VARIED[key] for key in varied),
+            "settings": len(rows.drop_duplicates(varied)),
             "runs": len(rows),
-            "loss": f"{_correlation(rows, 0):.2f}",
-            "loss / lambda^0.4": f"{_correlation(rows, 0.4):.2f}",
-            "alpha": "" if np.isnan(alpha) else f"{alpha:.2f}",
-            "loss / lambda^alpha": "" if np.isnan(alpha) else f"{_correlation(rows, alpha):.2f}",
+            "low loss, high accuracy": _cell(rows, varied, 0.0),
+            f"the same for {knn}": _cell(rows, varied, 0.0, knn),
         }
-    return markdown(pd.DataFrame.from_dict(lines, orient="index").rename_axis("runs of"))
+        if "lambda_param" in varied:
+            line[f"loss / lambda^{PAPER}"] = _cell(rows, varied, PAPER)
+            line |= _fitted_cell(rows, varied)
+        lines.append(line)
+    parts = [markdown(pd.DataFrame(lines).fillna("").set_index("runs of"))] if lines else []
+    if trap := _trap(frame):
+        parts.append(
+            "The trap: fixed slices against resampled ones at the same number.  The loss that fixed slices "
+            f"report is lower, the features are not better.\n\n{trap}"
+        )
+    return "\n\n".join(parts) or "Too few settings of one objective."
+
+
+def _fitted_cell(rows: pd.DataFrame, varied: list[str]) -> dict[str, str]:
+    seeds = sorted(rows.seed.unique())
+    if len(seeds) < 2:
+        return {}
+    first = rows.seed.isin(seeds[: len(seeds) // 2])
+    alpha = fitted(rows[first])
+    return {
+        "alpha, first half of the seeds": f"{alpha:.2f}",
+        "with it, second half": _cell(rows[~first], varied, alpha),
+    }
+
+
+def _trap(frame: pd.DataFrame) -> str:
+    slices = frame[frame.question == "slices"]
+    lines = []
+    for (kind, K), rows in slices.groupby(["directions", "num_slices"]):
+        fixed, new = rows[~rows["resample"].astype(bool)], rows[rows["resample"].astype(bool)]
+        if len(fixed) and len(new):
+            ratio = fixed.groupby("seed").loss.mean() / new.groupby("seed").loss.mean()
+            lines.append(
+                {
+                    "directions": kind,
+                    "slices": K,
+                    "loss, fixed / resampled": f"{ratio.mean():.2f} ({ratio.notna().sum()})",
+                    "accuracy, fixed - resampled": difference(fixed, new),
+                }
+            )
+    return markdown(pd.DataFrame(lines).set_index(["directions", "slices"])) if lines else ""
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """Accuracy against the scaled loss, one colour per question."""
-    frame = frame.dropna(subset=["loss", "accuracy"])
-    picture, ax = axes("", "training loss / lambda^0.4", "accuracy")
-    for name, rows in frame.groupby("question"):
-        ax.plot(rows.loss / rows.lambda_param**0.4, rows.accuracy, ".", label=name)
-    ax.set_xscale("log")
-    ax.legend()
-    return picture
+    """Accuracy against loss: a panel per question and objective, with its correlation, and the trap."""
+    found = sorted(groups(frame), key=lambda group: -len(group[2]))
+    shown = [g for g in found if "lambda_param" not in g[1]][:2] + [
+        g for g in found if "lambda_param" in g[1]
+    ][:1]
+    fig, axes = picture.panels(
+        2,
+        2,
+        title="Training loss against accuracy, one objective a panel",
+        note="Digits; a point is a run, and in the last panel the mean over the seeds. rho is Spearman's "
+        "correlation of low loss with high accuracy over the runs of a panel; its interval is in the table.",
+    )
+    for ax, (name, varied, rows) in zip(axes, shown, strict=False):
+        alpha = PAPER if "lambda_param" in varied else 0.0
+        rho = rank_correlation(scaled(rows, alpha), rows.accuracy)
+        _scatter(ax, rows, varied[0] if alpha == 0 else "lambda_param", -scaled(rows, alpha))
+        x = f"training loss / lambda^{PAPER}" if alpha else "training loss"
+        picture.label(ax, f"{name}: rho = {rho:.2f}", x, "test accuracy, %")
+    for ax in axes[len(shown) : 3]:
+        ax.remove()
+    _draw_trap(axes[3], frame)
+    return fig
+
+
+def _scatter(ax: Axes, rows: pd.DataFrame, key: str, x: pd.Series) -> None:
+    """A colour per value of the setting named first, from dark (small) to light, named beside the axes."""
+    import matplotlib as mpl
+
+    values = sorted(rows[key].unique())
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(values)))
+    for value, shade, marker in zip(values, shades, picture.MARKERS * 2, strict=False):
+        at = rows[key] == value
+        ax.plot(x[at], 100 * rows.accuracy[at], marker, ms=5, alpha=0.85, color=shade, label=f"{value:g}")
+    picture.legend(ax, title=VARIED[key])
+
+
+def _draw_trap(ax: Axes, frame: pd.DataFrame) -> None:
+    """Few slices, fixed and resampled: mean over seeds, joined by number of slices."""
+    slices = frame[(frame.question == "slices") & (frame.directions == "gaussian")]
+    means = slices.groupby(["num_slices", "resample"])[["loss", "accuracy"]].mean()
+    for K, rows in means.groupby(level=0):
+        ax.plot(rows.loss, 100 * rows.accuracy, "-", color=picture.PALE, zorder=1)
+        for (_, drawn), row in rows.iterrows():
+            style = {"color": picture.BLUE} if drawn else {"color": picture.RED, "markerfacecolor": "white"}
+            ax.plot(row.loss, 100 * row.accuracy, "o", **style)
+            ax.annotate(
+                f"K = {K}" if drawn else "",
+                (row.loss, 100 * row.accuracy),
+                xytext=(7, -3),
+                textcoords="offset points",
+                **{"fontsize": 8, "color": picture.INK},
+            )
+    ax.plot([], [], "o", color=picture.RED, markerfacecolor="white", label="fixed slices")
+    ax.plot([], [], "o", color=picture.BLUE, label="new slices at every step")
+    picture.legend(ax)
+    ax.margins(x=0.15)
+    picture.label(ax, "The trap: fixed slices, lower loss", "training loss", "test accuracy, %")

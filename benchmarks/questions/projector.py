@@ -6,18 +6,31 @@ The paper: narrow is better with few slices.
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.report import curves, means
+from benchmarks import accuracy, picture
 from benchmarks.training import check as check
 from benchmarks.training import measure as measure
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Accuracy, width by slices; `none` is SIGReg on the features themselves."""
-    return means(frame, rows="projector_width", columns="num_slices")
+    """Both accuracies by slices and width; `none` is SIGReg on the features themselves."""
+    return accuracy.table(frame, ["num_slices", "projector_width"])
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """Accuracy against width."""
-    return curves(
-        frame.dropna(subset=["projector_width"]), x="projector_width", lines="num_slices", logx=True
+    """Accuracy against width; without a projector at the left."""
+    widths = sorted(frame.projector_width.dropna().unique())
+    placed = frame.assign(width=frame.projector_width.fillna(widths[0] / 4))
+    placed.attrs.update(frame.attrs)
+    fig = accuracy.figure(
+        placed,
+        x="width",
+        lines="num_slices",
+        title="The width of the projector's output, and what happens without a projector",
+        xlabel="output width of the projector",
+        name="{} slices",
     )
+    values = sorted(placed.width.unique())
+    names = ["none" if value < widths[0] else f"{value:g}" for value in values]
+    for ax in fig.axes:
+        picture.log_ticks(ax, values, names)
+    return fig

@@ -1,8 +1,9 @@
 """What does sharing a batch over ranks cost: bytes and time of the collectives, against world size and N?
 
-Five ways to the same regularizer: `sums` (ours), `sums_more` (ours with as many times the slices as there
-are ranks), `per_rank` (ours, slices="per_rank": that many slices from gathered embeddings), `lightly`
-(its gather_distributed=True) and `gather` (gather the embeddings, test them all on every rank).
+Four ways to the same regularizer: `sums` (ours), `sums_more` (ours with as many times the slices as there
+are ranks), `lightly` (its gather_distributed=True) and `gather` (gather the embeddings, test them all on
+every rank).  Older rows have a fifth, `per_rank` (slices of its own on every rank, from gathered
+embeddings), which the library no longer has.
 
 Bytes are those a rank sends under the bandwidth-optimal algorithms: an all-reduce of B bytes over p ranks
 sends 2 B (p-1)/p, an all-gather of B from each rank B (p-1), a reduce-scatter of B in all B (p-1)/p, a
@@ -22,16 +23,17 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from matplotlib.figure import Figure
 
+from benchmarks import picture
 from benchmarks.report import markdown
 from sigreg import SIGReg
 from sigreg.collectives import resolve
 
 ALPHA, BETA = 10e-6, 50e9  # seconds a hop, bytes a second
 POINTS = 16  # of the 17-point grid; the one at 0 contributes nothing
-TAIL = 11  # numbers behind the sums: count, stamp and flag
-METHODS = ("sums", "sums_more", "per_rank", "lightly", "gather")
+TAIL = 3  # numbers behind the sums: the weights, their squares, the fingerprint
+METHODS = ("sums", "sums_more", "lightly", "gather")
+REMOVED = {"per_rank": "per_rank (removed from the library)"}
 
 
 def calls(method, p, V, N, D, K):
@@ -42,8 +44,6 @@ def calls(method, p, V, N, D, K):
     if method in ("sums", "sums_more"):
         K = K * p if method == "sums_more" else K
         return [("all_reduce", 4 * (2 * V * K * POINTS + TAIL))]
-    if method == "per_rank":
-        return [*gathered, ("all_reduce", 4), ("reduce_scatter", 4 * V * N * D * p)]
     if method == "gather":
         return gathered
     sums = ("all_reduce", 4 * V * K * (POINTS + 1))  # cosines and sines apart, and again in the backward pass
@@ -106,9 +106,8 @@ def loss_function(method, world, K, seed):
         return Lightly(num_vectors=K, gather_distributed=world > 1)
     if method == "gather":
         local = SIGReg(num_slices=K, seed=seed, group=None)
-        return lambda z: local(resolve("auto").gather(z))
-    slices = "per_rank" if method == "per_rank" else "shared"
-    return SIGReg(num_slices=K * world if method == "sums_more" else K, seed=seed, slices=slices)
+        return lambda z: local(*resolve("auto").all_gather(z))
+    return SIGReg(num_slices=K * world if method == "sums_more" else K, seed=seed)
 
 
 def work(rank, world, folder, cfg):
@@ -164,8 +163,15 @@ def measure(cfg):
         return json.loads(Path(folder, "rows.json").read_text())
 
 
+def newest(frame):
+    """The rows of the last sweep's settings: others have other numbers of samples."""
+    return frame[frame.samples == frame.sort_values("date").samples.iloc[-1]]
+
+
 def table(frame):
-    mean = frame.groupby(["world", "N", "method"], sort=False)[
+    frame = newest(frame)
+    named = frame.assign(method=frame.method.replace(REMOVED))
+    mean = named.groupby(["world", "N", "method"], sort=False)[
         ["collectives", "sent_bytes", "step_ms", "collectives_ms", "sd"]
     ].mean()
     mean["sent_bytes"] /= 2**20
@@ -193,19 +199,58 @@ def modelled(V=8, N=256, D=64, K=1024):
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("GPUs")
 
 
+NAMES = {
+    "sums": ("sums (ours)", picture.BLUE),
+    "sums_more": ("sums, K times world", picture.SKY),
+    "lightly": ("lightly", picture.RED),
+    "gather": ("gather everything", picture.ORANGE),
+}
+
+
 def figure(frame):
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    measured, model = figure.subplots(1, 2)
+    """Bytes that were sent and counted, then times on gloo, then the model."""
+    frame = newest(frame)
+    figure, (sent_ax, time_ax, model_ax) = picture.panels(
+        1,
+        3,
+        title="Sharing a batch over ranks",
+        note=f"Bytes: counted in calls by {int(frame.world.max())} processes and equal to a formula. "
+        f"Times: processes that share a few CPU cores, mean and range over {frame.seed.nunique()} seeds; read "
+        f"them as ratios. The model assumes alpha = {ALPHA * 1e6:.0f} us a hop and "
+        f"beta = {BETA / 1e9:.0f} GB/s, V = 8, N = 256 a rank, D = 64, K = 1024; it was never run on GPUs.",
+        size=(15, 4.8),
+    )
     world = frame.world.max()
-    for method in METHODS:
-        rows = frame[(frame.method == method) & (frame.world == world)].groupby("N").step_ms.mean()
-        measured.plot(rows.index, rows, marker="o", label=method)
+    ends = {ax: [] for ax in (sent_ax, time_ax, model_ax)}
+    for marker, (method, (name, colour)) in zip(picture.MARKERS, NAMES.items(), strict=False):
+        rows = frame[(frame.method == method) & (frame.world == world)].groupby("N")
+        mib = rows.sent_bytes.mean() / 2**20
+        sent_ax.plot(mib.index, mib, marker=marker, color=colour)
+        ends[sent_ax].append((mib.index[-1], mib.iloc[-1], name, colour))
+        times = rows.step_ms.agg(["mean", "min", "max"])
+        time_ax.errorbar(
+            times.index,
+            times["mean"],
+            yerr=[(times["mean"] - times["min"]).clip(lower=0), (times["max"] - times["mean"]).clip(lower=0)],
+            **{"marker": marker, "color": colour, "capsize": 2.5, "elinewidth": 1},
+        )
+        ends[time_ax].append((times.index[-1], times["mean"].iloc[-1], name, colour))
         ranks = [2**i for i in range(3, 11)]
         cost = [1e3 * sum(seconds(*c, p) for c in calls(method, p, 8, 256, 64, 1024)) for p in ranks]
-        model.plot(ranks, cost, marker=".", label=method)
-    measured.set(xscale="log", yscale="log", xlabel="N of a rank", ylabel="ms a step")
-    measured.set_title(f"measured: {world} gloo processes")
-    model.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="ms of collectives a step")
-    model.set_title("alpha-beta model: V=8, N=256 a rank, D=64, K=1024")
-    measured.legend()
+        model_ax.plot(ranks, cost, "--", marker=marker, ms=3, color=colour)
+        ends[model_ax].append((ranks[-1], cost[-1], name, colour))
+    samples = sorted(frame.N.unique())
+    for ax, title, x, y in (
+        (sent_ax, f"Counted: sent by a rank of {world}", "N of a rank", "MiB a step"),
+        (time_ax, f"Measured: a step of {world} gloo processes", "N of a rank", "ms"),
+        (model_ax, "MODEL, NOT MEASURED: waiting a step", "GPUs", "ms of collectives"),
+    ):
+        ax.set_yscale("log")
+        picture.plain_log(ax.yaxis)
+        picture.label(ax, title, x, y)
+        if ax is model_ax:
+            picture.log_ticks(ax, [8, 32, 128, 512], base=2)
+        else:
+            picture.log_ticks(ax, samples, base=2)
+        picture.name_ends(ax, ends[ax], gap=0.07)
     return figure

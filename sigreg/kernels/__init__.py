@@ -14,6 +14,7 @@ time and memory only.  "auto" is "eager"; under a transform of `torch.func` it i
 from __future__ import annotations
 
 import contextlib
+import math
 from types import ModuleType
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -67,17 +68,17 @@ class _ECFSums(Function):
         ctx: Any, z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int, name: str
     ) -> tuple[Tensor, Tensor]:
         ctx.arguments = dt, P, name
-        phi = None
         if name == "eager":
-            sums = eager.ecf_sums(z, weights, dt, P)
+            projections = z if A is None else z @ A
+            sums = eager.ecf_sums(projections, weights, dt, P)
         else:
-            sums, phi = _module(name).ecf_sums(z, A, weights, dt, P, name)
-        ctx.save_for_backward(z, A, weights, phi)
+            sums, projections = _module(name).ecf_sums(z, A, weights, dt, P, name)
+        ctx.save_for_backward(z, A, weights, projections)
         return sums
 
     @staticmethod
     def backward(ctx: Any, gC: Tensor, gS: Tensor) -> tuple[Tensor | None, ...]:
-        z, A, weights, phi = ctx.saved_tensors
+        z, A, weights, projections = ctx.saved_tensors
         dt, P, name = ctx.arguments
         need_z, need_A, *_ = ctx.needs_input_grad
         with no_autocast(z.device):  # for those who call backward() under it
@@ -87,10 +88,13 @@ class _ECFSums(Function):
                 grads = iter(torch.autograd.grad(sums, wanted, (gC, gS), create_graph=True))
                 gz, gA = (next(grads) if needed else None for needed in (need_z, need_A))
             elif name == "eager":
-                gz, gA = eager.ecf_sums_backward(z, weights, dt, P, gC, gS), None
+                gz, gA = eager.ecf_sums_backward(projections, weights, dt, P, gC, gS), None
+                if A is not None:
+                    gx, gz = gz, gz @ A.T
+                    gA = z.flatten(0, 1).T @ gx.flatten(0, 1) if need_A else None
             else:
                 backward = _module(name).ecf_sums_backward
-                gz, gA = backward(z, A, weights, phi, dt, P, gC, gS, name, need_z, need_A)
+                gz, gA = backward(z, A, weights, projections, dt, P, gC, gS, name, need_z, need_A)
         return gz, gA, None, None, None, None
 
 
@@ -104,11 +108,9 @@ def ecf_sums(
     """
     name, views = chosen(backend), z.shape[:-2]
     with no_autocast(z.device):
-        if name in ("reference", "eager") and A is not None:
-            z, A = z @ A, None
         if name == "reference":
-            return reference.ecf_sums(z, weights, dt, P)
-        flat = z.reshape(-1, *z.shape[-2:])
+            return reference.ecf_sums(z if A is None else z @ A, weights, dt, P)
+        flat = z.reshape(math.prod(views), *z.shape[-2:])  # -1 is ambiguous where N is 0
         rows = None if weights is None else weights.reshape(flat.shape[:-1])
         C, S = _ECFSums.apply(flat, A, rows, dt, P, name)
         return C.reshape(*views, *C.shape[1:]), S.reshape(*views, *S.shape[1:])
@@ -143,7 +145,7 @@ def sliced_epps_pulley(
     z, P = sample.x, num_points - 1
     alone = sample.group.size == 1
     if alone and not A.requires_grad and chosen(backend) == "eager":  # the gradient with the value
-        flat = z.reshape(-1, *z.shape[-2:])
+        flat = z.reshape(math.prod(z.shape[:-2]), *z.shape[-2:])
         weights, W, N = sample.weights, sample.W, sample.N
         if weights is not None:
             weights, W, N = (v.reshape(len(flat), -1) for v in (weights, W, N))  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Mean of a kernel over all pairs of two samples, in blocks: O(N^2 D) time, O(N) memory to keep.
+"""Weighted mean of a kernel over all pairs of two samples, in blocks: O(N^2 D) time, O(N) memory to keep.
 
 The gradient needs the N x N matrix of slopes; it is computed again, block by block, and never stored.
 """
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from sigreg.sample import checked
+from sigreg.kernels import no_autocast
+from sigreg.sample import Sample, transformed
 
 _BLOCK = 1 << 18  # pairs at a time: 2 MiB a buffer in float64
 
@@ -25,9 +26,19 @@ class Kernel(NamedTuple):
     slope: Callable[[Tensor], Tensor]
 
 
+class Rows(NamedTuple):
+    """One sample: its rows, their shares of the total weight, and its effective size."""
+
+    x: Tensor
+    """`(N, D)`, float64."""
+    p: Tensor
+    """`(N,)`; they sum to 1, or are all 0 where nothing is valid."""
+    N: Tensor | float
+
+
 def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Rows of x and their squared distances to every y."""
-    height = max(1, _BLOCK // y.shape[0])
+    height = max(1, _BLOCK // max(1, y.shape[0]))
     x2, y2 = x.square().sum(1), y.square().sum(1)
     for start in range(0, x.shape[0], height):
         rows = slice(start, start + height)
@@ -39,37 +50,53 @@ def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 class _PairMean(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, other: Tensor | None, kernel: Kernel) -> Tensor:
-        y = x if other is None else other
-        ctx.save_for_backward(x, y)
-        ctx.kernel = kernel
-        ctx.alone = other is None
-        ctx.scale = (4 if other is None else 2) / (x.shape[0] * y.shape[0])
-        return torch.stack([kernel.value(r2).sum() for _, r2 in _blocks(x, y)]).sum() / (
-            x.shape[0] * y.shape[0]
-        )
+    def forward(ctx: Any, x: Tensor, p: Tensor, other: Tensor | None, kernel: Kernel) -> Tensor:
+        y, q = (x, p) if other is None else (other, other.new_full((len(other),), 1 / len(other)))
+        ctx.save_for_backward(x, p, y, q)
+        ctx.kernel, ctx.alone = kernel, other is None
+        means = [p[rows] @ (kernel.value(r2) @ q) for rows, r2 in _blocks(x, y)]
+        return torch.stack(means).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        x, y = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        x, p, y, q = ctx.saved_tensors
         y = x if ctx.alone else y
         gx = torch.empty_like(x)
         for rows, r2 in _blocks(x, y):
-            slope = ctx.kernel.slope(r2)
-            gx[rows] = slope.sum(1, keepdim=True) * x[rows] - slope @ y
-        return gx * (grad * ctx.scale), None, None
+            slope = ctx.kernel.slope(r2) * q
+            gx[rows] = p[rows, None] * (slope.sum(1, keepdim=True) * x[rows] - slope @ y)
+        return gx * (grad * (4 if ctx.alone else 2)), None, None, None
 
 
-def pair_mean(x: Tensor, kernel: Kernel, other: Tensor | None = None) -> Tensor:
-    """mean_jk kernel(|x_j - x_k|^2) of `(N, D)`, or of x against a constant `other`; once differentiable."""
-    mean: Tensor = _PairMean.apply(x, other, kernel)
+def pair_mean(s: Rows, kernel: Kernel, other: Tensor | None = None) -> Tensor:
+    """sum_jk p_j p_k kernel(|x_j - x_k|^2), or against a constant `other`; once differentiable."""
+    mean: Tensor = _PairMean.apply(s.x, s.p, other, kernel)
     return mean
 
 
-def per_sample(z: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
+def per_sample(z: Tensor, weights: Tensor | None, statistic: Callable[[Rows], Tensor]) -> Tensor:
     """`(..., N, D) -> (...)`: `statistic` of every `(N, D)`, in float64, returned in z's precision."""
-    z = checked(z)
-    with torch.autocast(z.device.type, enabled=False):
-        values = [statistic(sample) for sample in z.double().reshape(-1, *z.shape[-2:])]
-    return torch.stack(values).reshape(z.shape[:-2]).to(z.dtype)
+    if transformed():
+        raise RuntimeError(
+            "exact_sigreg, bhep and henze_zirkler compute their N^2 pairs in blocks, which torch.func cannot "
+            "differentiate; use torch.autograd, or sigreg.functional.sigreg"
+        )
+    sample = Sample(z, weights)
+    with no_autocast(sample.x.device):
+        x = sample.x.double().flatten(0, -3) if sample.x.ndim > 2 else sample.x.double()[None]
+        if sample.weights is None:
+            p = x.new_full(x.shape[:-1], 1 / x.shape[-2])
+        else:
+            w = sample.weights.double().reshape(x.shape[:-1])
+            total = w.sum(-1, keepdim=True)
+            p = w / torch.where(total > 0, total, 1.0)
+        sizes = [x.shape[-2]] * len(x) if weights is None else list(_effective_sizes(p))
+        values = [statistic(Rows(*row)) for row in zip(x, p, sizes, strict=True)]
+    return torch.stack(values).reshape(sample.x.shape[:-2]).to(sample.x.dtype)
+
+
+def _effective_sizes(p: Tensor) -> Tensor:
+    """1 / sum p^2, and 0 where nothing is valid: `(V, N) -> (V,)`."""
+    squares = p.square().sum(-1)
+    return torch.where(squares > 0, 1 / torch.where(squares > 0, squares, 1.0), 0.0)

@@ -4,12 +4,12 @@ u is one coordinate of a uniform unit vector in R^D, so u^2 is Beta(1/2, (D-1)/2
 
     E exp(-s u^2) = 1F1(1/2; D/2; -s)
 
-torch has no 1F1, and its series and asymptotics meet badly where they are needed.  But for a fixed D
-this is one smooth curve.  With b = D/2 and y = s / (s + b), running over [0, 1] as s runs over
+torch has no 1F1, and neither its series nor its asymptotic expansion is accurate for moderate s.  But for a
+fixed D this is one smooth curve.  With b = D/2 and y = s / (s + b), running over [0, 1] as s runs over
 [0, inf), the product h(y) = sqrt(1 + s/b) 1F1 is nearly constant (it is 1 in the limit of large D),
 so a table of it and of its slope, interpolated by cubics, serves every s: within 1e-12 for the value
-and 1e-9 of itself for the derivative, from D = 1 to 4096.  The table comes from a quadrature that
-knows where its integrand lives, in float64, once per D (20 ms).
+and 1e-9 of itself for the derivative, from D = 1 to 4096.  The table comes from a quadrature over
+the interval where the integrand is not negligible, in float64, once per D (20 ms).
 """
 
 from __future__ import annotations
@@ -35,8 +35,25 @@ def _gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
 
 
 @functools.lru_cache(maxsize=16)
-def _cubics(D: int) -> Tensor:
-    """The cubics of h on M equal intervals of [0, 1]: coefficients `(M, 4)`, float64 on the CPU."""
+def _cached_cubics(D: int, device: torch.device) -> Tensor:
+    with torch.device("cpu"):
+        return _computed_cubics(D).to(device)
+
+
+# An operator of its own, so that the cache holds real tensors only: under FakeTensorMode and on the meta
+# device `_fake_cubics` runs in its place.
+@torch.library.custom_op("sigreg::sphere_cubics", mutates_args=())
+def _cubics(D: int, device: torch.device) -> Tensor:
+    """The cubics of h on M equal intervals of [0, 1]: coefficients `(M, 4)`, float64."""
+    return _cached_cubics(D, device).clone()
+
+
+@_cubics.register_fake
+def _fake_cubics(D: int, device: torch.device) -> Tensor:
+    return torch.empty(_INTERVALS, 4, dtype=torch.float64, device=device)
+
+
+def _computed_cubics(D: int) -> Tensor:
     b = D / 2
     y = torch.linspace(0, 1, _INTERVALS + 1, dtype=torch.float64)[:-1]
     s = b * y / (1 - y)
@@ -69,7 +86,7 @@ def _locate(s: Tensor, D: int) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     rest = (D / 2) / (s + D / 2)
     position = (1 - rest) * _INTERVALS
     left = position.floor().nan_to_num().clamp(max=_INTERVALS - 1)
-    return position - left, embedding(left.long(), _cubics(D).to(s.device)).unbind(-1), rest
+    return position - left, embedding(left.long(), _cubics(D, s.device)).unbind(-1), rest
 
 
 def sphere_mean(s: Tensor, D: int) -> Tensor:

@@ -27,11 +27,12 @@ def shapiro_francia(
         scale=False:  N (1 - W'),   W' = corr(x_(i), m_i)^2
         scale=True:   sum_i (x_(i) - m_i)^2
 
-    m_i are the normal scores F^{-1}((i - 3/8)/(N + 1/4)); with weights F^{-1}((N u_i + 1/8)/(N + 1/4)), u_i in
-    the middle of the i-th step of the weighted distribution function.  W' is blind to location and scale
-    by definition: use it to judge shape, not as a regularizer, which it would let collapse.  `scale=True`
-    keeps the Q-Q plot but asks for the line of N(0,1) itself: N times the squared 2-Wasserstein distance
-    of the sample to the scores.  Its gradient, 2 (x_(i) - m_i), does not vanish at collapse.
+    m_i are the normal scores F^{-1}((i - 3/8)/(N + 1/4)); with weights F^{-1}((N u_i + 1/8)/(N + 1/4)), where
+    u_i is the middle of the i-th step of the weighted distribution function.  W' is blind to location and
+    scale by definition: use it to judge shape, not as a regularizer, which it would let collapse.
+    `scale=True` keeps the Q-Q plot but asks for the line of N(0,1) itself: N times the squared
+    2-Wasserstein distance of the sample to the scores.  Its gradient, 2 (x_(i) - m_i), does not vanish at
+    collapse.
 
     Args:
         x: samples, `(..., N, K)`, any floating dtype; computed in float32 at least.

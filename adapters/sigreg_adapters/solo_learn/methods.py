@@ -8,28 +8,23 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from solo.methods.base import BaseMethod
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigreg import LeJEPALoss, SIGReg
+from sigreg_adapters.projector import projector
 
 Batch = list[Any]  # [indexes, [crops], targets]
 
-LEJEPA_DEFAULTS = {
-    "proj_hidden_dim": 2048,
-    "proj_output_dim": 128,
-    "lambda_param": 0.05,
+OF_SIGREG = {
     "num_slices": 1024,
     "statistic": "epps_pulley",
     "directions": "gaussian",
+    "seed": 0,
+    "unbiased": False,
     "statistic_kwargs": {},
 }
-SIGREG_DEFAULTS = {
-    "weight": 0.05,
-    "num_slices": 1024,
-    "statistic": "epps_pulley",
-    "directions": "gaussian",
-    "statistic_kwargs": {},
-}
+LEJEPA_DEFAULTS = {"proj_hidden_dim": 2048, "proj_output_dim": 128, "lambda_param": 0.05, **OF_SIGREG}
+SIGREG_DEFAULTS = {"weight": 0.05, **OF_SIGREG}
 
 
 class LeJEPA(BaseMethod):
@@ -40,7 +35,8 @@ class LeJEPA(BaseMethod):
 
         proj_hidden_dim, proj_output_dim   the projector: two hidden layers with BatchNorm
         lambda_param                       the weight of SIGReg, in [0, 1]
-        num_slices, statistic, directions, statistic_kwargs    as in `sigreg.SIGReg`
+        num_slices, statistic, directions, seed, unbiased      as in `sigreg.SIGReg`
+        statistic_kwargs                                       settings of the statistic
 
     Logs `train_prediction`, `train_sigreg` and `train_lejepa_loss`.
     """
@@ -49,15 +45,7 @@ class LeJEPA(BaseMethod):
         super().__init__(cfg)
         settings = self.cfg.method_kwargs
         hidden, output = settings.proj_hidden_dim, settings.proj_output_dim
-        self.projector = nn.Sequential(
-            nn.Linear(self.features_dim, hidden),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, output),
-        )
+        self.projector = projector(self.features_dim, hidden, output)
         self.criterion = LeJEPALoss(settings.lambda_param, _sigreg(settings))
 
     @staticmethod
@@ -124,16 +112,17 @@ def with_sigreg(method: type[BaseMethod]) -> type[BaseMethod]:
 
         # The method returns its loss and keeps `out` to itself, so z is picked up where it is made.
         def base_training_step(self, X: Tensor, targets: Tensor) -> dict[str, Any]:
-            return self._picked(super().base_training_step(X, targets))
+            return self._collected(super().base_training_step(X, targets))
 
         def multicrop_forward(self, X: Tensor) -> dict[str, Any]:
-            return self._picked(super().multicrop_forward(X))
+            return self._collected(super().multicrop_forward(X))
 
-        def _picked(self, out: dict[str, Any]) -> dict[str, Any]:
+        def _collected(self, out: dict[str, Any]) -> dict[str, Any]:
             self._z.append(out["z"])
             return out
 
         def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            self._z = []  # a step that raised may have left some
             loss: Tensor = super().training_step(batch, batch_idx)
             z, self._z = torch.stack(self._z), []  # (V, N, D)
             sigreg = self.sigreg(z)
@@ -181,9 +170,15 @@ def _fill(cfg: DictConfig, section: str, defaults: dict[str, Any]) -> None:
 
 
 def _sigreg(settings: DictConfig) -> SIGReg:
+    known = {"num_slices", "statistic", "directions", "seed", "unbiased", "group", "backend", "memory"}
+    misplaced = sorted(known & set(settings.statistic_kwargs))
+    if misplaced:
+        raise ValueError(f"statistic_kwargs holds {misplaced}, which no statistic takes")
     return SIGReg(
         settings.statistic,
         num_slices=settings.num_slices,
         directions=settings.directions,
+        seed=settings.seed,
+        unbiased=settings.unbiased,
         **settings.statistic_kwargs,
     )

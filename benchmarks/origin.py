@@ -1,0 +1,167 @@
+"""Where the rows of a section come from: the command, the machine, the commits, and what changed since.
+
+A row is stale when the code that it measured differs between its commit and the working tree: for a training
+run the recipe, for a timing the kernels.  Comments and docstrings do not count, nor does code of a question's
+file that `measure` does not reach.  Data are compared by the hash in the row, not here.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+
+from benchmarks import engine
+from benchmarks.provenance import ROOT, git
+from benchmarks.rows import cell, outside
+
+TRAINING = ("benchmarks/training.py", "benchmarks/augment.py", "benchmarks/probes.py")
+LIBRARY = ("sigreg", "benchmarks/competitors.py")
+
+
+def measured_code(module: ModuleType) -> tuple[str, ...]:
+    """What the rows of a question depend on: folders, files, or `FILE:name,name` for these and what they use.
+
+    A question says so by `measured_code`; else it is the shared recipe of `benchmarks.training` for one that
+    trains and the library for any other.  The question's own `measure` always belongs to it.
+    """
+    own = f"benchmarks/questions/{module.__name__.rpartition('.')[2]}.py:measure"
+    trains = any(
+        "benchmarks.training" in (getattr(x, "__name__", ""), getattr(x, "__module__", ""))
+        for x in vars(module).values()
+    )
+    return (*getattr(module, "measured_code", TRAINING if trains else LIBRARY), own)
+
+
+@functools.cache
+def changed(commit: str, code: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The files of `code` that differ from those of a commit; None when there is no such commit here."""
+    wanted = dict(part.partition(":")[::2] for part in code)
+    try:
+        differ = git("diff", "--name-only", commit, "--", *wanted).splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    found = []
+    for name in differ:
+        names = wanted.get(name, "").split(",") if wanted.get(name) else []
+        now = (ROOT / name).read_text(encoding="utf-8") if (ROOT / name).exists() else ""
+        if name.endswith(".py") and _code(_at(commit, name), names) != _code(now, names):
+            found.append(name)
+    return tuple(found)
+
+
+def _at(commit: str, name: str) -> str:
+    try:
+        return git("show", f"{commit}:{name}")
+    except subprocess.CalledProcessError:
+        return ""  # the file is newer
+
+
+def _code(source: str, names: Iterable[str]) -> list[str]:
+    """The statements of a file without docstrings and comments; with names, those that these reach."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_text(body[0]):
+            del body[0]
+    if not (wanted := list(names)):
+        return [ast.dump(node) for node in tree.body]
+    defined = {name: node for node in tree.body for name in _names(node)}
+    reached: dict[str, ast.stmt] = {}
+    while wanted:
+        name = wanted.pop()
+        if name in defined and name not in reached:
+            reached[name] = defined[name]
+            wanted += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
+    return sorted(f"{name}: {ast.dump(node)}" for name, node in reached.items())
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _names(node: ast.stmt) -> list[str]:
+    """What a statement at the top of a file defines; an import defines nothing of its own."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return [node.name]
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return [node.target.id]
+    return []
+
+
+def stale(name: str, rows: pd.DataFrame) -> str:
+    """What to say of rows of one question that other code measured; empty when none is stale."""
+    code = measured_code(engine.module(name))
+    parts, unknown = [], 0
+    for commit, own in rows.groupby(rows.commit.astype(str), sort=True):
+        files = changed(str(commit), code)
+        if files is None:
+            unknown += len(own)
+        elif files:
+            parts.append((len(own), str(commit), files))
+    said = ""
+    if parts:
+        names = sorted({Path(file).name for _, _, found in parts for file in found})
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        count, commits = sum(n for n, _, _ in parts), ", ".join(commit for _, commit, _ in parts)
+        said = f"**Stale:** {count} of {len(rows)} rows of {name} are from before a change of "
+        said += f"{', '.join(names[:3])}{more} (commits {commits})."
+    if unknown:
+        said += f" {unknown} rows of {name} are of commits that this checkout does not have."
+    return said.strip()
+
+
+def command(name: str, scale: str, rows: pd.DataFrame) -> str:
+    """The command that gives these rows, and what of its sweep is missing or beside it."""
+    line = f"`python -m benchmarks {name} scale={scale}`"
+    try:
+        planned = engine.plan(name, scale)
+    except KeyError:
+        return f"{line} has no such scale any more"
+    texts = [
+        {str(key): "" if pd.isna(value) else cell(value) for key, value in row.items()}
+        for row in rows.to_dict("records")
+    ]
+    beside = len(outside(texts, planned))
+    missing = sum(len(outside(texts, [settings])) == len(texts) for settings in planned)
+    notes = [f"{missing} of its {len(planned)} settings have no row yet"] if missing else []
+    notes += [f"{beside} rows above are of other settings"] if beside else []
+    return line + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def line(name: str, scale: str, frame: pd.DataFrame) -> str:
+    """The lines under a section: stale rows first, then rows, machine, versions, commits and commands."""
+
+    def known(column: str) -> str:
+        values = frame[column].dropna().unique() if column in frame else []
+        return ", ".join(cell(value) for value in values)
+
+    frame = frame if "question" in frame else frame.assign(question=name)
+    sources = [(str(source), rows.dropna(axis=1, how="all")) for source, rows in frame.groupby("question")]
+    warnings = [text for source, rows in sources if (text := stale(source, rows))]
+    counts = " and ".join(f"{len(rows)} rows of {source}" for source, rows in sources)
+    hours = frame.drop_duplicates(["question", "date", "seconds"]).seconds.sum() / 3600
+    dirty = int((frame.dirty.astype(str) == "True").sum())
+    about = [f"{counts}, {hours:.2f} hours of runs on {known('device')}"]
+    about += [f"{known('cores')} cores"] if known("cores") else []
+    versions = [
+        f"{package} {known(package)}"
+        for package in ("torch", "lightly", "stable-pretraining")
+        if known(package)
+    ]
+    about += [f"data {known('data_sha256')}"] if known("data_sha256") else []
+    about += [f"{dirty} rows from a changed tree"] if dirty else []
+    commands = "; ".join(command(source, scale, rows) for source, rows in sources)
+    text = f"*{', '.join(about)}; {', '.join(versions)}; commit {known('commit')}. {commands}*"
+    return "\n\n".join([*warnings, text]) + "\n"

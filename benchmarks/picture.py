@@ -1,0 +1,186 @@
+"""How every figure looks: titles that say what is shown, labels at the lines, numbers of runs, baselines.
+
+No function here touches pyplot's global state.  Colours are Okabe and Ito's, which colour-blind readers can
+tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from textwrap import fill
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+GREY, INK, PALE = "#8a8f98", "#30343c", "#d5d8dd"
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
+    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#AA4499", "#56B4E9", "#B8A800"),
+)
+COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, YELLOW, INK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 10.5,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+}
+
+
+def panels(
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    title: str,
+    note: str = "",
+    size: tuple[float, float] | None = None,
+    sharey: bool | str = False,
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a title above, a note below (what a point is, how many runs), and its axes in order."""
+    width, height = size or (5.4 * columns + 0.8, 3.7 * rows + 0.9)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=INK)
+    if note:
+        figure.supxlabel(fill(note, int(width * 15)), x=0.01, ha="left", fontsize=8.5, color=GREY)
+    axes = [ax for row in grid for ax in row]
+    for ax in axes:
+        ax.grid(axis="y", color=PALE, linewidth=0.6)
+        ax.set_axisbelow(True)
+    return figure, axes
+
+
+def label(ax: Axes, title: str, x: str, y: str) -> None:
+    """The panel's claim or subject, and what its axes are."""
+    ax.set_title(title, loc="left", fontweight="bold", fontsize=10.5, color=INK)
+    ax.set(xlabel=x, ylabel=y)
+
+
+def log_ticks(ax: Axes, values: Iterable[float], text: Iterable[str] | None = None, base: float = 10) -> None:
+    """A logarithmic x axis with a tick at each value that was measured."""
+    values = sorted(values)
+    ax.set_xscale("log", base=base)
+    ax.set_xticks(values, list(text) if text is not None else [f"{value:g}" for value in values])
+    ax.set_xticks([], minor=True)
+
+
+def plain_log(axis: Axis) -> None:
+    """A logarithmic axis with ticks at 1, 2, 5, written as plain numbers, however short it is."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def legend(ax: Axes, below: bool = False, **settings: Any) -> None:
+    """A legend without a frame, beside the axes or below them: never over data."""
+    place = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.14)} if below else {}
+    place = place or {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    ax.legend(frameon=False, fontsize=8.5, **{**place, **settings})
+
+
+def curve(
+    ax: Axes,
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    colour: str,
+    marker: str = "o",
+    dashed: bool = False,
+    scale: float = 100.0,
+    shift: float = 1.0,
+    offset: float = 0.0,
+) -> tuple[float, float]:
+    """Mean of `y` at each `x` with the sd over runs as bars; gives its right end, for a label there.
+
+    `shift` multiplies x and `offset` is added, so that the bars of several lines do not cover each other.
+    """
+    stats = frame.groupby(x)[y].agg(["mean", "std"]).sort_index()
+    at = stats.index.to_numpy(dtype=float) * shift + offset
+    ax.errorbar(
+        *(at, scale * stats["mean"]),
+        yerr=scale * stats["std"].fillna(0),
+        color=colour,
+        marker=marker,
+        linestyle="--" if dashed else "-",
+        markerfacecolor="white" if dashed else colour,
+        capsize=2.5,
+        elinewidth=1,
+        linewidth=1.6,
+        markersize=5,
+    )
+    return float(at[-1]), float(scale * stats["mean"].iloc[-1])
+
+
+def name_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]], gap: float = 0.055) -> None:
+    """Labels `(x, y, text, colour)` right of the axes, at the height of their lines, moved apart where they
+    meet.
+
+    Call it when the limits of the axes are final.  `gap` is the least distance in heights of the axes.
+    """
+    ax.get_xlim(), ax.get_ylim()  # brings the transformation up to date
+    to_axes = ax.transData + ax.transAxes.inverted()
+    heights = [float(to_axes.transform((x, y))[1]) for x, y, _, _ in ends]
+    placed = _apart(heights, gap)
+    for (_, _, text, colour), height in zip(ends, placed, strict=True):
+        ax.annotate(
+            text,
+            (1.0, height),
+            xycoords="axes fraction",
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=9,
+        )
+
+
+def _apart(heights: list[float], gap: float) -> list[float]:
+    """The same order, each at least `gap` from the next, moved as little as a few sweeps can."""
+    order = np.argsort(heights)
+    y = np.clip(np.array(heights)[order], 0.0, 1.0)
+    for _ in range(200):
+        close = np.diff(y) < gap - 1e-6
+        if not close.any():
+            break
+        for i in np.flatnonzero(close):
+            push = (gap - (y[i + 1] - y[i])) / 2
+            y[i], y[i + 1] = y[i] - push, y[i + 1] + push
+    placed = np.empty_like(y)
+    placed[order] = y
+    return [float(height) for height in placed]
+
+
+def floors(ax: Axes, values: dict[str, float], scale: float = 100.0) -> None:
+    """A dotted line for what pixels and an untrained network reach, named at the line's left end."""
+    for i, (name, value) in enumerate(sorted(values.items(), key=lambda item: item[1])):
+        ax.axhline(scale * value, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
+        ax.annotate(
+            f"{name} {scale * value:.1f}",
+            (0.01, scale * value),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 2 if i else -2),
+            textcoords="offset points",
+            va="bottom" if i else "top",
+            color=GREY,
+            fontsize=8,
+        )
+    if values:  # room for the lower label
+        low, high = ax.get_ylim()
+        ax.set_ylim(min(low, scale * min(values.values()) - 0.07 * (high - low)), high)

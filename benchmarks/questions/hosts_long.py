@@ -1,0 +1,89 @@
+"""Does LeJEPA stay ahead of BYOL, DINO, SimSiam and SimCLR when all of CIFAR-10 is seen 100 times?
+
+50,000 images, the backbone, augmentations and probes of `hosts`, and the setting that its search chose for
+each method.  Nothing is chosen here, so all training images train.  A run is hours long: with
+`checkpoints=DIR` it is saved after every epoch, and the same command goes on with it.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+from benchmarks import host_figures, host_runs
+from benchmarks.host_runs import measure
+from benchmarks.hosts import METHODS
+from benchmarks.questions.hosts import measured_code, runs_of, spread, steps_of
+from benchmarks.report import markdown
+
+__all__ = ["check", "figure", "measure", "measured_code", "sources", "table"]
+
+sources = ("hosts_long", "host_steps")
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises ValueError for what cannot run, or could not go on after an interruption."""
+    if cfg.checkpoints is None:
+        raise ValueError(
+            "a run takes hours: say checkpoints=DIR, a folder to go on from when it is interrupted"
+        )
+    host_runs.check(cfg)
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Accuracies after a quarter, a half and all of the training."""
+    runs, steps = runs_of(frame), steps_of(frame)
+    lines = {}
+    for name in [name for name in METHODS if name in set(runs.method)]:
+        own = runs[runs.method == name]
+        line = {"setting": f"{own.optimizer.iloc[0]} x {own.lr_times.iloc[0]:g}"}
+        for title, column in (("k-NN", "knn"), ("linear", "linear")):
+            for share in (0.25, 0.5, 1.0):
+                values = own.apply(lambda row, c=column, s=share: _at(row, c, s), axis=1)
+                line[f"{title} at {100 * share:g} %"] = spread(values)
+        if name in steps.index:
+            line["hours"] = round(float((own.steps * steps.ms[name]).mean() / 3.6e6), 2)
+        line["effective rank, least"] = float(own.effective_rank.min())
+        lines[name] = line
+    return markdown(pd.DataFrame.from_dict(lines, orient="index").rename_axis("method"))
+
+
+def _at(row: pd.Series, column: str, share: float) -> float:
+    """The accuracy at the last checkpoint within a share of the epochs; NaN where there is none."""
+    epochs, values = host_figures.numbers(row, "curve_epoch"), host_figures.numbers(row, f"curve_{column}")
+    within = values[epochs <= share * row.epochs]
+    return float(within[-1]) if len(within) else float("nan")
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    """k-NN and linear accuracy, above against images seen, below against training time."""
+    runs, steps = runs_of(frame), steps_of(frame)
+    fig, axes = host_figures.panels(2, 2)
+    for row, (above, below) in zip(("knn", "linear"), axes.T, strict=True):
+        ends: dict[str, list[tuple[str, float, float]]] = {"above": [], "below": []}
+        for name in [name for name in METHODS if name in set(runs.method)]:
+            own = runs[(runs.method == name) & ~runs.diverged.astype(bool)]
+            if own.empty:
+                continue
+            share = host_figures.numbers(own.iloc[0], "curve_epoch") / own.epochs.iloc[0]
+            ends["above"].append(host_figures.curve(above, own, row, share * own.images_seen.iloc[0] / 1e6))
+            if name in steps.index:
+                hours = share * own.steps.iloc[0] * steps.ms[name] / 3.6e6
+                ends["below"].append(host_figures.curve(below, own, row, hours))
+        title = "k-NN" if row == "knn" else "Linear"
+        above.set(title=f"{title} accuracy against images", xlabel="images seen, millions")
+        below.set(title=f"{title} accuracy against time", xlabel="hours of training steps (host_steps)")
+        host_figures.label(above, ends["above"])
+        host_figures.label(below, ends["below"])
+    for ax in axes[:, 0]:
+        ax.set_ylabel("accuracy on test images, %")
+    host_figures.headline(
+        fig, f"CIFAR-10, narrow ResNet-9, {runs.epochs.max():g} epochs; {_seeds(runs)}, band: sd"
+    )
+    return fig
+
+
+def _seeds(runs: pd.DataFrame) -> str:
+    counts = runs.groupby("method").seed.nunique()
+    return f"n = {counts.min()}" if counts.min() == counts.max() else f"n = {counts.min()} to {counts.max()}"

@@ -1,0 +1,180 @@
+"""SIGReg's state: activation checkpointing, averages of weights, deferred initialisation, memory."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
+
+from sigreg import SIGReg
+from sigreg.multivariate import exact_sigreg
+from tests.test_statistics import normal
+
+
+def state(sigreg: SIGReg) -> list[int]:
+    return sigreg.state_dict()["_extra_state"].tolist()
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("calls", [1, 3])
+def test_activation_checkpointing_takes_value_and_gradient_of_one_step(use_reentrant, calls) -> None:
+    layer, plain_layer = (nn.Linear(6, 4).double() for _ in range(2))
+    plain_layer.load_state_dict(layer.state_dict())
+    ours, plain = SIGReg(num_slices=8), SIGReg(num_slices=8)
+    inputs = [normal(12, 6, seed=i).requires_grad_() for i in range(calls)]
+    # one call between them is not checkpointed, so that steps are not simply counted backwards
+    losses = [checkpoint(lambda x: ours(layer(x)), x, use_reentrant=use_reentrant) for x in inputs]
+    losses.append(ours(layer(inputs[0] + 1)))
+    expected = [plain(plain_layer(x)) for x in (*inputs, inputs[0] + 1)]
+    assert_close(losses, expected)
+    sum(losses).backward()
+    sum(expected).backward()
+    assert_close(layer.weight.grad, plain_layer.weight.grad)
+    assert state(ours) == state(plain) == [0, calls + 1]
+
+
+def test_a_named_step_takes_its_directions_and_advances_nothing() -> None:
+    z, ours, stream = normal(12, 4), SIGReg(num_slices=8), SIGReg(num_slices=8)
+    values = [stream(z) for _ in range(3)]
+    for step in (2, torch.tensor(0), 1):
+        assert_close(ours(z, step=step), values[int(step)])
+    assert state(ours) == [0, 0]
+
+
+def test_averages_of_weights_leave_seed_and_step_alone() -> None:
+    model = nn.ModuleDict({"layer": nn.Linear(3, 3), "sigreg": SIGReg(num_slices=4, seed=3)})
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for _ in range(3):
+        model["sigreg"](normal(8, 3))
+        ema.update_parameters(model)
+    assert ema.module["sigreg"].seed == 3
+    assert state(model["sigreg"]) == [3, 3]
+
+
+def test_timm_s_averages_leave_the_seed_alone() -> None:
+    utils = pytest.importorskip("timm.utils")
+    model = nn.ModuleDict({"layer": nn.Linear(3, 3), "sigreg": SIGReg(num_slices=4, seed=3)})
+    ema = utils.ModelEmaV2(model, decay=0.9)
+    model["sigreg"](normal(8, 3))
+    ema.update(model)
+    assert ema.module["sigreg"].seed == 3
+
+
+def test_a_module_from_the_meta_device_starts_at_step_0() -> None:
+    with torch.device("meta"):
+        sigreg = SIGReg(num_slices=4, seed=3)
+    assert_close(sigreg(torch.empty(8, 3, device="meta")), torch.empty((), device="meta"))
+    sigreg.to_empty(device="cpu")
+    assert state(sigreg) == [3, 0]
+    sigreg(normal(8, 3))
+    sigreg.reset_parameters()
+    assert state(sigreg) == [3, 0]
+
+
+def test_a_checkpoint_loads_into_a_module_on_the_meta_device() -> None:
+    source = SIGReg(num_slices=4, seed=5)
+    source(normal(8, 3))
+    with torch.device("meta"):
+        target = SIGReg(num_slices=4)
+    target.load_state_dict(source.state_dict(), assign=True)
+    assert state(target) == [5, 1]
+    assert_close(target(normal(8, 3)), source(normal(8, 3)))
+
+
+@pytest.mark.parametrize("elsewhere", [lambda: torch.device("meta"), FakeTensorMode], ids=["meta", "fake"])
+@pytest.mark.parametrize("kind", ["exact", "sobol", "anderson_darling"])
+def test_a_call_without_data_leaves_later_calls_alone(elsewhere, kind) -> None:
+    """Nothing that such a call computed may be kept for the next one (a D that no other test uses)."""
+    D = {"exact": 43, "sobol": 44, "anderson_darling": 45}[kind]
+
+    def value() -> Tensor:
+        if kind == "exact":
+            return exact_sigreg(torch.ones(6, D))
+        if kind == "sobol":
+            return SIGReg(num_slices=8, directions="sobol")(torch.ones(6, D))
+        return SIGReg(kind, num_slices=8)(torch.ones(6, D))
+
+    with elsewhere():
+        value()
+    assert value().isfinite()
+
+
+def test_copies_and_conversions_keep_the_stream() -> None:
+    sigreg = SIGReg(num_slices=4, seed=3)
+    sigreg(normal(8, 3))
+    copies = [copy.deepcopy(sigreg), copy.deepcopy(sigreg).half(), copy.deepcopy(sigreg).double()]
+    expected = sigreg(normal(8, 3))
+    for one in copies:
+        assert_close(one(normal(8, 3)), expected, rtol=0, atol=0)
+
+
+# Memory
+
+
+def test_the_memory_stands_beside_the_batch_without_gradient() -> None:
+    ours, plain = SIGReg(num_slices=8, memory=20), SIGReg(num_slices=8)
+    batches = [normal(2, 8, 4, seed=i) for i in range(5)]
+    for step, batch in enumerate(batches):
+        z = batch.clone().requires_grad_()
+        value = ours(z)
+        seen = torch.cat([torch.cat([normal(2, 0, 4), *batches[:step]], dim=1)[:, -20:], z], dim=1)
+        expected = plain(seen)
+        assert_close(value, expected)
+        assert_close(torch.autograd.grad(value, z), torch.autograd.grad(expected, z))
+
+
+@pytest.mark.parametrize("statistic", ["epps_pulley", "vcreg", "watson", "vasicek_entropy"])
+def test_masked_rows_take_no_place_in_the_memory(statistic) -> None:
+    ours, plain = (SIGReg(statistic, num_slices=8, memory=10) for _ in range(2))
+    for step in range(4):
+        z, mask = normal(8, 4, seed=step), torch.rand(8, generator=torch.Generator().manual_seed(step)) < 0.6
+        masked = torch.where(mask[:, None], z, torch.nan)
+        assert_close(ours(masked, mask), plain(z[mask], torch.ones(int(mask.sum()), dtype=torch.bool)))
+
+
+def test_the_memory_is_in_the_state_dict_and_can_be_reset() -> None:
+    ours, other = SIGReg(num_slices=8, memory=10), SIGReg(num_slices=8, memory=10, seed=9)
+    assert not [key for key in ours.state_dict() if "memory" in key]  # empty at the start
+    for step in range(3):
+        ours(normal(4, 4, seed=step))
+    other.load_state_dict(ours.state_dict())
+    z = normal(4, 4, seed=9)
+    assert_close(other(z), ours(z), rtol=0, atol=0)
+    ours.reset_memory()
+    assert_close(ours(z, step=0), SIGReg(num_slices=8)(z, step=0))
+    other.load_state_dict(ours.state_dict())
+    assert_close(other(z, step=0), ours(z, step=0))
+
+
+def test_a_single_sample_is_enough_beside_a_memory() -> None:
+    ours = SIGReg(num_slices=8, memory=10)
+    for step in range(3):
+        assert ours(normal(1, 4, seed=step)).isfinite()
+
+
+def test_evaluation_reads_the_memory_and_stores_nothing() -> None:
+    ours = SIGReg(num_slices=8, memory=10)
+    ours(normal(4, 4))
+    ours.eval()
+    assert len({float(ours(normal(4, 4, seed=1))) for _ in range(3)}) == 1
+
+
+def test_other_views_than_the_memory_s_are_refused() -> None:
+    ours = SIGReg(num_slices=8, memory=10)
+    ours(normal(2, 4, 4))
+    with pytest.raises(ValueError, match=r"call reset_memory\(\) first"):
+        ours(normal(3, 4, 4))
+
+
+def test_a_memory_that_has_moved_on_cannot_be_computed_again() -> None:
+    ours = SIGReg(num_slices=8, memory=10)
+    z = normal(8, 4).requires_grad_()
+    value = checkpoint(ours, z, use_reentrant=False)
+    with pytest.raises(RuntimeError, match="memory has moved on"):
+        value.backward()

@@ -1,0 +1,120 @@
+"""SIGReg under torch.func, torch.compile, torch.export and higher derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from sigreg import SIGReg
+from sigreg.directions import DIRECTIONS
+from sigreg.functional import sigreg
+from sigreg.univariate import STATISTICS
+from tests.test_statistics import normal
+
+# torch's own decompositions, imported by jvp, are scripted
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+
+CHOICES = {**{name: name for name in STATISTICS}, "mix": {"epps_pulley": 1.0, "vcreg": 0.1}}
+every_choice = pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
+every_kind = pytest.mark.parametrize("kind", DIRECTIONS)
+weighted = pytest.mark.parametrize("weights", [None, torch.arange(9) < 7], ids=["plain", "masked"])
+
+
+def problem(kind: str = "gaussian") -> tuple[Tensor, Tensor]:
+    return normal(2, 9, 4), DIRECTIONS[kind](4, 6, dtype=torch.float64)
+
+
+def plain_gradient(z: Tensor, A: Tensor, **settings) -> Tensor:
+    z = z.detach().requires_grad_()
+    return torch.autograd.grad(sigreg(z, A, **settings), z)[0]
+
+
+@every_choice
+@every_kind
+@weighted
+def test_torch_func_grad_and_vmap(choice, kind, weights) -> None:
+    z, A = problem(kind)
+    settings = {"statistic": choice, "weights": weights}
+    assert_close(torch.func.grad(lambda z: sigreg(z, A, **settings))(z), plain_gradient(z, A, **settings))
+    by_view = torch.func.vmap(lambda z: sigreg(z, A, **settings))(z)
+    assert_close(by_view, torch.stack([sigreg(v, A, **settings) for v in z]))
+    per_view = torch.func.vmap(torch.func.grad(lambda z: sigreg(z, A, **settings)))(z)
+    assert_close(per_view, torch.stack([plain_gradient(v, A, **settings) for v in z]))
+
+
+@every_choice
+def test_torch_func_jvp_and_hessian(choice) -> None:
+    z, A = problem()
+    z, tangent = z[0], normal(9, 4, seed=1)
+
+    def value(z: Tensor) -> Tensor:
+        return sigreg(z, A, statistic=choice)
+
+    _, derivative = torch.func.jvp(value, (z,), (tangent,))
+    assert_close(derivative, (plain_gradient(z, A, statistic=choice) * tangent).sum())
+    hessian = torch.func.hessian(value)(z)
+    assert_close(torch.func.jacrev(torch.func.grad(value))(z), hessian)
+    assert_close(torch.autograd.functional.hessian(value, z), hessian)
+
+
+@every_choice
+@weighted
+def test_one_graph_for_any_batch_size(choice, weights) -> None:
+    """backend="aot_eager" traces forward and backward as "inductor" does, without generating code."""
+    torch._dynamo.reset()
+    ours, plain = (SIGReg(choice, num_slices=6) for _ in range(2))
+    compiled = torch.compile(ours, fullgraph=True, dynamic=True, backend="aot_eager")
+    for N in (9, 12):
+        z = normal(2, N, 4)
+        w = None if weights is None else torch.arange(N) < N - 2
+        losses, grads = [], []
+        for module in (compiled, plain):
+            x = z.clone().requires_grad_()
+            losses.append(module(x, w))
+            grads.append(torch.autograd.grad(losses[-1], x)[0])
+        assert_close(*losses)
+        assert_close(*grads)
+    assert int(ours.step) == int(plain.step) == 2
+
+
+@every_kind
+def test_one_graph_for_every_kind_of_directions(kind) -> None:
+    torch._dynamo.reset()
+    z = normal(2, 9, 4)
+    ours, plain = (SIGReg(num_slices=6, directions=kind) for _ in range(2))
+    compiled = torch.compile(ours, fullgraph=True, dynamic=True, backend="aot_eager")
+    for _ in range(2):
+        assert_close(compiled(z), plain(z))
+
+
+@pytest.mark.parametrize("choice", [*CHOICES.values()], ids=[*CHOICES])
+def test_export_of_a_module_in_eval_mode(choice) -> None:
+    module, z = SIGReg(choice, num_slices=6).eval(), normal(2, 9, 4)
+    assert_close(torch.export.export(module, (z,)).module()(z), module(z))
+
+
+@every_kind
+def test_export_of_every_kind_of_directions(kind) -> None:
+    module, z = SIGReg(num_slices=6, directions=kind).eval(), normal(2, 9, 4)
+    assert_close(torch.export.export(module, (z,)).module()(z), module(z))
+
+
+def test_a_module_in_training_mode_says_why_torch_func_cannot_run_it() -> None:
+    module, z = SIGReg(num_slices=6), normal(9, 4)
+    with pytest.raises(RuntimeError, match="pass step=, use eval mode"):
+        torch.func.grad(module)(z)
+    assert_close(torch.func.grad(lambda z: module(z, step=0))(z), torch.func.grad(module.eval())(z))
+
+
+@every_choice
+def test_double_backward(choice) -> None:
+    z, A = problem()
+    z.requires_grad_()
+    (grad,) = torch.autograd.grad(sigreg(z, A, statistic=choice), z, create_graph=True)
+    (second,) = torch.autograd.grad(grad.square().sum(), z)
+    expected = torch.func.grad(
+        lambda z: torch.func.grad(lambda z: sigreg(z, A, statistic=choice))(z).square().sum()
+    )(z.detach())
+    assert_close(second, expected)

@@ -1,0 +1,229 @@
+"""Weights and masks: a mask equals removing the rows, for every statistic, kernel, shape and split."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from sigreg import LeJEPALoss, SIGReg
+from sigreg.directions import gaussian
+from sigreg.functional import sigreg
+from sigreg.univariate import STATISTICS, epps_pulley
+from tests.test_statistics import TABLE, normal, over_two_ranks, promise
+
+WEIGHTED = [key for key in TABLE if key != "vasicek_entropy"]
+MANY = 1e-10  # what float64 leaves of the promise, relative to numbers of order 1
+
+
+def mask_of(*shape: int, share: float = 0.6, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < share
+
+
+def value_and_gradient(statistic, x: Tensor, **kwargs) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    value = statistic(x, **kwargs)
+    (grad,) = torch.autograd.grad(value.sum(), x)
+    return value.detach(), grad
+
+
+@promise()
+@pytest.mark.parametrize("bad", [0.0, 1e6, float("nan"), float("inf")])
+def test_a_mask_equals_removing_the_rows(key: str, bad: float) -> None:
+    x, mask = normal(13, 4), mask_of(13)
+    value, grad = value_and_gradient(TABLE[key].statistic, x[mask])
+    masked = torch.where(mask[:, None], x, bad)
+    theirs, their_grad = value_and_gradient(TABLE[key].statistic, masked, weights=mask)
+    assert_close(theirs, value, rtol=MANY, atol=MANY)
+    assert_close(their_grad[mask], grad, rtol=MANY, atol=MANY)
+    assert not their_grad[~mask].any()
+
+
+@promise()
+def test_each_leading_index_has_its_own_mask(key: str) -> None:
+    x, mask = normal(2, 3, 11, 4), mask_of(2, 3, 11, seed=1)
+    mask[..., :2] = True
+    values = TABLE[key].statistic(x, weights=mask)
+    for i in range(2):
+        for j in range(3):
+            alone = TABLE[key].statistic(x[i, j][mask[i, j]])
+            assert_close(values[i, j], alone, rtol=MANY, atol=MANY)
+
+
+@promise(rows=WEIGHTED)
+@given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 100))
+def test_only_ratios_of_weights_matter(key: str, scale: float, seed: int) -> None:
+    x = normal(12, 2, seed=seed)
+    w = torch.rand(12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    expected = TABLE[key].statistic(x, weights=w)
+    assert_close(TABLE[key].statistic(x, weights=scale * w), expected, rtol=1e-9, atol=1e-9)
+
+
+@promise(rows=WEIGHTED)
+def test_equal_weights_are_no_weights(key: str) -> None:
+    x = normal(12, 2)
+    weights = torch.full((12,), 0.3, dtype=torch.float64)
+    assert_close(TABLE[key].statistic(x, weights=weights), TABLE[key].statistic(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("key", ["cramer_von_mises", "watson", "anderson_darling"])
+def test_weighted_order_statistics_are_the_integrals_of_their_definition(key: str) -> None:
+    """On a fine grid of v = F(x), for the weighted empirical distribution function."""
+    x, w = normal(9, 1, seed=4), torch.rand(9, generator=torch.Generator().manual_seed(4)).double()
+    p, N = w / w.sum(), w.sum() ** 2 / w.square().sum()
+    v = (torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000
+    F = torch.special.ndtr(x.flatten())
+    order = F.argsort()
+    steps = torch.cat([torch.zeros(1, dtype=torch.float64), p[order].cumsum(0)])
+    difference = steps[torch.searchsorted(F[order], v)] - v
+    integrand = {
+        "cramer_von_mises": difference.square(),
+        "watson": (difference - difference.mean()).square(),
+        "anderson_darling": difference.square() / (v * (1 - v)),
+    }[key]
+    assert_close(TABLE[key].statistic(x, weights=w)[0], N * integrand.mean(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "half zero", "heavy-tailed"])
+def test_weights_leave_the_expected_value_under_a_gaussian(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    u = torch.rand(400, 200, 1, generator=generator).squeeze(-1)
+    w = {"uniform": u, "half zero": (u > 0.5).float(), "heavy-tailed": (1 - u) ** -0.5}[kind]
+    values = epps_pulley(torch.randn(400, 200, 16, generator=generator), weights=w).mean(-1)
+    # 400 independent means of 16 slices; within four standard errors
+    assert abs(float(values.mean()) - 1.0525) < 4 * float(values.std()) / 20
+    unbiased = epps_pulley(torch.randn(400, 200, 16, generator=generator), weights=w, unbiased=True).mean(-1)
+    assert abs(float(unbiased.mean())) < 4 * float(unbiased.std()) / 20
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+def test_weights_in_a_kernel_are_those_of_the_definition(backend: str, unbiased: bool) -> None:
+    z, A = normal(3, 17, 5), gaussian(5, 70, dtype=torch.float64)
+    w = torch.rand(3, 17, dtype=torch.float64)
+    t = torch.linspace(0, 3, 17, dtype=torch.float64)
+    p = w / w.sum(-1, keepdim=True)
+    N = 1 / p.square().sum(-1)[:, None, None]
+    xt = (z @ A)[..., None] * t
+    ecf = (p[..., None, None] * torch.polar(torch.ones_like(xt), xt)).sum(1)  # (V, K, points)
+    phi = torch.exp(-(t**2) / 2)
+    modulus = ecf.abs().square()
+    if unbiased:
+        modulus = (N * modulus - 1) / (N - 1)
+    error = modulus - 2 * phi * ecf.real + phi**2
+    expected = (N[..., 0] * 2 * torch.trapezoid(error * phi, t)).mean()
+    value = sigreg(z, A, weights=w, backend=backend, unbiased=unbiased)
+    assert_close(value, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("statistic", sorted(STATISTICS))
+def test_views_without_a_valid_row_leave_the_mean(statistic: str) -> None:
+    z, mask = normal(3, 12, 4), torch.ones(3, 12, dtype=torch.bool)
+    mask[1] = False
+    z[1] = torch.nan
+    criterion = SIGReg(statistic, num_slices=8).eval()
+    value, grad = value_and_gradient(criterion, z, weights=mask)
+    expected, theirs = value_and_gradient(criterion, z[[0, 2]])
+    assert_close(value, expected, rtol=MANY, atol=MANY)
+    assert_close(grad[[0, 2]], theirs, rtol=MANY, atol=MANY)
+    assert not grad[1].any()
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("statistic", sorted(STATISTICS))
+def test_nothing_valid_is_a_value_of_0_with_no_gradient(statistic: str, unbiased: bool) -> None:
+    if unbiased and statistic != "epps_pulley":
+        pytest.skip("unbiased is a setting of Epps-Pulley")
+    z = torch.full((2, 7, 4), torch.nan)
+    value, grad = value_and_gradient(
+        SIGReg(statistic, num_slices=8, unbiased=unbiased), z, weights=torch.zeros(7, dtype=torch.bool)
+    )
+    assert_close(value, torch.tensor(0.0), rtol=0, atol=0)
+    assert_close(grad, torch.zeros_like(z), rtol=0, atol=0)
+
+
+@promise()
+@pytest.mark.parametrize("second", ["some rows", "no valid row"])
+def test_ranks_with_other_valid_counts_equal_one_process(key: str, second: str) -> None:
+    x, mask = (1 + 0.5 * normal(13, 3)).requires_grad_(), mask_of(13, seed=3)
+    if second == "no valid row":
+        mask[6:] = False
+    values, _ = over_two_ranks(TABLE[key].statistic, [x[:6], x[6:]], [mask[:6], mask[6:]])
+    whole = TABLE[key].statistic(x[mask])
+    assert_close(values[0], whole, rtol=MANY, atol=MANY)
+    assert_close(values[1], whole, rtol=MANY, atol=MANY)
+    assert_close(
+        torch.autograd.grad(values[0].sum(), x)[0],
+        torch.autograd.grad(whole.sum(), x)[0],
+        rtol=MANY,
+        atol=MANY,
+    )
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_lejepa_s_prediction_ignores_what_does_not_count(share: float | None) -> None:
+    views, mask = normal(4, 20, 6), mask_of(20)
+    criterion = LeJEPALoss(sigreg=SIGReg(num_slices=16)).eval()
+    expected = criterion.components(views[:, mask], num_global=2)
+    padded = torch.where(mask[:, None], views, torch.nan)
+    weights = mask if share is None else mask * share
+    for ours, theirs in zip(criterion.components(padded, 2, weights), expected, strict=True):
+        assert_close(ours, theirs, rtol=MANY, atol=MANY)
+
+
+def test_a_sample_without_a_valid_global_view_has_no_prediction() -> None:
+    views, weights = normal(3, 6, 4), torch.ones(3, 6, dtype=torch.bool)
+    weights[:2, 5] = False  # both global views of the last sample
+    criterion = LeJEPALoss(lambda_param=0.0, sigreg=SIGReg(num_slices=4)).eval()
+    assert_close(criterion(views, 2, weights), criterion(views[:, :5], 2), rtol=MANY, atol=MANY)
+
+
+def test_a_user_s_statistic_gets_the_weights_that_it_asks_for() -> None:
+    def second_moment(x: Tensor, weights: Tensor | None = None) -> Tensor:
+        w = torch.ones(x.shape[:-1]) if weights is None else weights.double()
+        return (w[..., None] * x.square()).sum(-2)
+
+    z, mask = normal(12, 4), mask_of(12)
+    criterion = SIGReg(second_moment, num_slices=8).eval()
+    assert_close(criterion(z, mask), criterion(z[mask]))
+    with pytest.raises(TypeError, match="does not take weights; give it a keyword"):
+        SIGReg(lambda x: x.mean(-2), num_slices=8)(z, mask)
+
+
+class Unit(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.scale * x).square().mean(-2)
+
+
+@pytest.mark.parametrize("choice", [Unit(), {"epps_pulley": 1.0, Unit(): 0.5}], ids=["alone", "in a mix"])
+def test_parameters_of_a_statistic_are_those_of_sigreg(choice) -> None:
+    assert len(list(SIGReg(choice).parameters())) == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "says"),
+    [
+        (torch.full((12,), -1.0), ValueError, "not negative.*-1.0"),
+        (torch.full((12,), float("nan")), ValueError, "finite"),
+        (torch.full((12,), float("inf")), ValueError, "finite"),
+        (torch.ones(11), ValueError, r"\(11,\) do not broadcast to \(2, 12\)"),
+        (torch.ones(12, 4), ValueError, r"\(12, 4\) do not broadcast"),
+        (torch.ones(12, dtype=torch.int64), TypeError, r"int64.*\.bool\(\)"),
+        ([1.0] * 12, TypeError, "list"),
+    ],
+)
+def test_bad_weights_are_named(weights, error, says) -> None:
+    with pytest.raises(error, match=says):
+        SIGReg(num_slices=4)(torch.zeros(2, 12, 4), weights)
+
+
+def test_vasicek_takes_a_mask_but_no_weights() -> None:
+    with pytest.raises(ValueError, match=r"no weighted form.*bool mask"):
+        STATISTICS["vasicek_entropy"](normal(12, 1), weights=torch.rand(12))
