@@ -63,8 +63,8 @@ def images() -> list[dict[str, Tensor]]:
 def cross_entropy(outputs, labels: Tensor, num_items_in_batch=None) -> Tensor:
     """Over the tokens of a whole step.
 
-    BertForMaskedLM of 5.23.0 takes no notice of num_items_in_batch: under Trainer its own loss is too large by
-    a factor `gradient_accumulation_steps`, with or without SIGReg.
+    BertForMaskedLM of 5.23.0 takes no notice of num_items_in_batch: under Trainer its own loss is too large
+    by a factor `gradient_accumulation_steps`, with or without SIGReg.
     """
     loss = nn.functional.cross_entropy(outputs.logits.flatten(0, -2), labels.flatten(), reduction="sum")
     return loss / num_items_in_batch
