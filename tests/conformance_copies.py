@@ -174,7 +174,7 @@ class Pooled(Right):
     """A whole loss of stacked views (V, N, D), pooled: 0.98 P + 0.02 S, P summed over D."""
 
     def forward(self, views: Tensor) -> Tensor:
-        D = views.shape[-1]
+        _V, _N, D = views.shape  # takes nothing else
         P = (views - views.mean(0)).square().sum(-1).mean()
         return 0.98 * P + 0.02 * super().forward(views.reshape(-1, D))
 

@@ -136,7 +136,7 @@ def test_the_exit_status_is_one_on_a_fault_and_the_tables_are_written(tmp_path, 
     assert "FIRST" in capsys.readouterr().out
     found = json.loads((tmp_path / "rows.json").read_text())
     assert [len(table) for table in found.values()] == [10, 10]
-    assert (tmp_path / "table.md").read_text().startswith("| check | `Right, ")
+    assert (tmp_path / "table.md").read_text().startswith("(1) `conformance_copies:Right, ")
     assert main([copies[0], "--one-process"]) == 0
 
 

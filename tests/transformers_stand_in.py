@@ -1,4 +1,4 @@
-"""A stand-in for transformers.Trainer: the methods that SIGRegTrainer overrides, called as Trainer calls them."""
+"""A stand-in for transformers.Trainer: what SIGRegTrainer overrides, called as Trainer calls it."""
 
 from __future__ import annotations
 

@@ -22,8 +22,9 @@ def text(row: Row) -> str:
 
 def markdown(reports: dict[str, list[Row]]) -> str:
     """A table of verdicts, one column per copy, and below it what was found in each."""
-    names = [f"`{name.rpartition(':')[2]}` ({number})" for number, name in enumerate(reports, 1)]
-    lines = ["| check | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    numbers = [f"({number})" for number in range(1, len(reports) + 1)]
+    lines = [f"{number} `{name}`  " for number, name in zip(numbers, reports, strict=True)]
+    lines += ["", f"| check | {' | '.join(numbers)} |", "|---" * (len(numbers) + 1) + "|"]
     checks = dict.fromkeys(row.check for rows in reports.values() for row in rows)
     for check in checks:
         verdicts = [next((r.verdict for r in rows if r.check == check), ABSENT) for rows in reports.values()]
