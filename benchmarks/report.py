@@ -34,6 +34,11 @@ def options(arguments: list[str]) -> dict[str, str]:
     return chosen
 
 
+def _has_rows_of_its_own(name: str, frame: pd.DataFrame) -> bool:
+    """False where a question that measures something has rows of its sources only."""
+    return not hasattr(engine.module(name), "measure") or (frame.question == name).any()
+
+
 def write(arguments: list[str]) -> None:
     """RESULTS.md and figures/*.png of every question that has rows."""
     chosen = options(arguments)
@@ -43,7 +48,7 @@ def write(arguments: list[str]) -> None:
         section(name, scale, frame, out)
         for name in engine.questions()
         for scale, frame in frames(name, chosen.get("results"))
-        if scale == chosen.get("scale", scale)
+        if scale == chosen.get("scale", scale) and _has_rows_of_its_own(name, frame)
     ]
     (out / "RESULTS.md").write_text("\n".join([HEAD, *sections]), encoding="utf-8")
     print(f"{len(sections)} sections in {out / 'RESULTS.md'}")

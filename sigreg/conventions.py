@@ -10,9 +10,10 @@ ratio (weight of S) / (weight of P):
 | `minimal` (authors')  | (1-l) P + l S       | mean     | times N, per view   | l / (1 - l)      |
 | `paper`               | (1-l) P + l S       | sum      | times N, per view   | l / ((1 - l) D)  |
 | `stable-pretraining`  | P + l S             | mean     | times N V, pooled   | l V              |
-| `eb_jepa`             | P + l S             | mean     | not times N         | l / N            |
+| `eb_jepa`             | 4 P + l S           | mean     | not times N         | l / (4 N)        |
 
-Two lambdas are equivalent when these ratios agree.  What remains are the grids: the paper's
+eb_jepa's prediction term is the squared distance of its two views to each other, which is 4 times that to
+their mean.  Two lambdas are equivalent when these ratios agree.  What remains are the grids: the paper's
 [-5, 5] integral is 0.7 % above the customary [0, 3] one at the Gaussian, and eb_jepa's 10 points
 on [-3, 3] within 0.5 % of it.
 """
@@ -47,7 +48,7 @@ def convert_lambda(
 
     Example:
         >>> round(convert_lambda(10, "eb_jepa", "sigreg", N=256), 4)
-        0.0376
+        0.0097
     """
     for name in (source, target):
         if name not in CONVENTIONS:
@@ -59,6 +60,7 @@ def convert_lambda(
         size = 1 if need is None else sizes[need]
         if size is None:
             raise ValueError(f"the convention {name!r} depends on {need}; give {need}=")
+        size = 4 * size if name == "eb_jepa" else size
         scale *= (float(size) if name == "stable-pretraining" else 1.0 / size) ** power
     upper = float("inf") if source in ("stable-pretraining", "eb_jepa") else 1.0
     if not 0 <= value < upper:

@@ -27,7 +27,7 @@ def gradients() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         "minimal": (mean, grad(per_view)),
         "paper": (summed, grad(per_view)),
         "stable-pretraining": (mean, grad(pooled)),
-        "eb_jepa": (mean, grad(per_view / N)),
+        "eb_jepa": (4 * mean, grad(per_view / N)),  # two views' distance to each other, not to their mean
     }
 
 
