@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A worker process beside each core's thread: threads that wait for one another spin.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint test-long mutations clean
+.PHONY: demo test lint test-long test-hosts mutations clean
 
 demo: .venv/installed
 	$(BIN)/python -m integrations.lightly.demo
@@ -20,6 +20,16 @@ lint: .venv/installed
 test-long: .venv/installed
 	$(TEST_ENV) HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m long
 
+# Heavy hosts have an environment of their own.  EB_JEPA_SOURCE and STABLE_WORLDMODEL_SOURCE name clones.
+test-hosts: .venv-hosts/installed
+	$(TEST_ENV) SIGREG_HOSTS=1 .venv-hosts/bin/python -m pytest -W default tests/hosts
+
+.venv-hosts/installed: constraints-hosts.txt
+	$(PYTHON) -m venv .venv-hosts
+	.venv-hosts/bin/pip install --quiet -c constraints-hosts.txt -e '.[dev]' \
+		stable-worldmodel stable-pretraining imageio transformers accelerate
+	touch $@
+
 mutations: .venv/installed
 	$(TEST_ENV) $(BIN)/python -m tests.mutations
 
@@ -31,4 +41,4 @@ mutations: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-hosts runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,4 +13,7 @@ hypothesis.settings.register_profile("long", max_examples=500, deadline=None, pr
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "everyday"))
 
 # Doctests are collected from every adapter whose host is there; solo-learn exists as a clone only.
-collect_ignore = [] if find_spec("solo") else ["adapters/sigreg_adapters/solo_learn/methods.py"]
+ADAPTERS = {"solo": "solo_learn/methods.py", "transformers": "transformers.py"}
+collect_ignore = [
+    f"adapters/sigreg_adapters/{file}" for host, file in ADAPTERS.items() if not find_spec(host)
+]

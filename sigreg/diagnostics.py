@@ -89,7 +89,7 @@ def gaussianity(z: Tensor, *, num_slices: int = 256, num_null: int = 99, seed: i
         ValueError: z is not (N, D), N < 2, z is not finite, or num_null < 19 (no verdict at 1 in 20).
 
     Example:
-        >>> z = torch.randn(128, 8, generator=torch.Generator().manual_seed(0))
+        >>> z = torch.randn(128, 8, generator=torch.Generator().manual_seed(1))
         >>> gaussianity(z, num_slices=32).gaussian, gaussianity(0.8 * z, num_slices=32).gaussian
         (True, False)
     """

@@ -59,7 +59,14 @@ def test_torch_func_jvp_and_hessian(choice) -> None:
     assert_close(torch.autograd.functional.hessian(value, z), hessian)
 
 
-@every_choice
+QUICK = ("epps_pulley", "anderson_darling", "mix")  # tracing takes seconds; the others are behind `-m long`
+traced = pytest.mark.parametrize(
+    "choice",
+    [pytest.param(c, id=n, marks=() if n in QUICK else pytest.mark.long) for n, c in CHOICES.items()],
+)
+
+
+@traced
 @weighted
 def test_one_graph_for_any_batch_size(choice, weights) -> None:
     """backend="aot_eager" traces forward and backward as "inductor" does, without generating code."""
@@ -89,7 +96,7 @@ def test_one_graph_for_every_kind_of_directions(kind) -> None:
         assert_close(compiled(z), plain(z))
 
 
-@pytest.mark.parametrize("choice", [*CHOICES.values()], ids=[*CHOICES])
+@traced
 def test_export_of_a_module_in_eval_mode(choice) -> None:
     module, z = SIGReg(choice, num_slices=6).eval(), normal(2, 9, 4)
     assert_close(torch.export.export(module, (z,)).module()(z), module(z))

@@ -1,0 +1,78 @@
+"""SIGReg for eb_jepa: its `BCS` loss, with the right gradient on several GPUs.
+
+    - from eb_jepa.losses import BCS
+    + from sigreg_adapters.eb_jepa import BCS
+
+The host's class reduces over the ranks in place, without autograd: its gradient is 1/world_size of what it
+should be.  Its step is in no checkpoint, either.
+
+Tried with eb_jepa 0.1.1 (git 966e61e).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from torch import Tensor, nn
+
+import sigreg
+from sigreg.objective import prediction_loss, stacked
+from sigreg.sample import Sample
+from sigreg.univariate import epps_pulley
+
+# The host's 10 points on [-3, 3] are the odd multiples of 1/3.  Twice the grid of all multiples up to 3, less
+# that of the even ones up to 8/3, whose last point weighs half and is taken out by a third grid, is theirs.
+STATISTIC = {
+    functools.partial(epps_pulley, t_max=3.0, num_points=10): 2.0,
+    functools.partial(epps_pulley, t_max=8 / 3, num_points=5): -1.0,
+    functools.partial(epps_pulley, t_max=8 / 3, num_points=2): -0.25,
+}
+
+
+class BCS(nn.Module):
+    """`mse(z1, z2) + lmbd * SIGReg / N`: eb_jepa's loss of two views, over the batch of all ranks.
+
+    Args:
+        num_slices: random slices per call.
+        lmbd: the weight of SIGReg.  eb_jepa does not multiply SIGReg by N, and its prediction term is 4 times
+            that of `sigreg.LeJEPALoss`, whose ratio lambda_param / (1 - lambda_param) is lmbd / (4 N).
+        **settings: anything else `sigreg.SIGReg` takes.  The statistic is computed on the host's grid;
+            `statistic="epps_pulley"` takes the customary one.
+
+    Shapes:
+        z1, z2 `(N, D)` -> dict of scalars "loss", "bcs_loss" and "invariance_loss", as the host's.
+
+    Raises:
+        ValueError: views of different shape, or num_slices < 1.
+
+    Example:
+        >>> import torch
+        >>> z = torch.zeros(64, 16)  # collapsed: 0.4 at any N
+        >>> {name: round(float(value), 3) for name, value in BCS()(z, z).items()}
+        {'loss': 4.0, 'bcs_loss': 0.4, 'invariance_loss': 0.0}
+    """
+
+    def __init__(self, num_slices: int = 256, lmbd: float = 10.0, **settings: Any) -> None:
+        super().__init__()
+        self.num_slices, self.lmbd = num_slices, lmbd
+        settings.setdefault("statistic", STATISTIC)
+        self.sigreg = sigreg.SIGReg(num_slices=num_slices, **settings)
+
+    @property
+    def step(self) -> int:
+        """The number of calls in training mode."""
+        return int(self.sigreg.step)
+
+    def forward(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
+        """The loss of two views, and its two unweighted parts."""
+        views = stacked([z1, z2])
+        bcs = self.sigreg(views)
+        (N,) = Sample(views, None, self.sigreg.group).group.all_reduce(bcs.new_full((), len(z1)))
+        # the distance between two views is twice that to their mean, so its square is 4 times as large
+        invariance = 4 * prediction_loss(Sample(views, None, self.sigreg.group), 2)
+        return {
+            "loss": invariance + self.lmbd * bcs / N,
+            "bcs_loss": bcs / N,
+            "invariance_loss": invariance,
+        }

@@ -1,0 +1,126 @@
+"""SIGReg for stable-pretraining: `SlicedEppsPulley` that is right on several GPUs, and a `forward`.
+
+    - from stable_pretraining.methods.lejepa import SlicedEppsPulley
+    + from sigreg_adapters.stable_pretraining import SlicedEppsPulley
+
+The host's class discards the result of its all_reduce, so that each rank has the value of its own batch,
+times the world size.  `lejepa` is for `stable_pretraining.Module(forward=lejepa, ...)`.
+
+Tried with stable-pretraining 0.1.8.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sigreg
+
+
+class SlicedEppsPulley(sigreg.SIGReg):
+    """`sigreg.SIGReg` under stable-pretraining's names: one sample `(N, D)`, over the batch of all ranks.
+
+    The host's LeJEPA pools its views into that sample, which multiplies the value by their number V:
+    `sigreg.conventions.convert_lambda(..., "stable-pretraining", "sigreg", V=V)` converts the weight.
+    The directions are other ones than the host's, and do not move on in eval mode.
+
+    Args:
+        num_slices: random slices per call.
+        t_max: half-range of the integral.
+        n_points: quadrature points on the half-line (`num_points`); the host's must be odd, these need not.
+        **settings: anything else `sigreg.SIGReg` takes, e.g. `directions="orthogonal"` or `group=None`.
+
+    Shapes:
+        x `(N, D)`, weights (optional) `(N,)` -> scalar.
+
+    Raises:
+        ValueError: x is not `(N, D)`; t_max, n_points or num_slices are out of range.
+
+    Example:
+        >>> round(float(SlicedEppsPulley(num_slices=128)(torch.zeros(64, 16))), 3)  # 0.402 per sample
+        25.731
+    """
+
+    def __init__(
+        self, num_slices: int = 1024, t_max: float = 3.0, n_points: int = 17, **settings: Any
+    ) -> None:
+        if settings.get("statistic", "epps_pulley") == "epps_pulley":
+            settings = {"t_max": t_max, "num_points": n_points} | settings
+        elif (t_max, n_points) != (3.0, 17):
+            raise ValueError(f"t_max and n_points belong to epps_pulley, not to {settings['statistic']!r}")
+        super().__init__(num_slices=num_slices, **settings)
+
+    def forward(
+        self, x: Tensor, weights: Tensor | None = None, *, step: int | Tensor | None = None
+    ) -> Tensor:
+        """The regularizer of one sample `(N, D)`."""
+        if x.ndim != 2:
+            raise ValueError(
+                f"expected (N, D), got shape {tuple(x.shape)}; pool views with x.flatten(0, -2), or test "
+                "each by itself with sigreg.SIGReg"
+            )
+        return super().forward(x, weights, step=step)
+
+    @property
+    def global_step(self) -> Tensor:
+        """The number of calls in training mode, under the host's name."""
+        return self.step
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if prefix + "global_step" in state_dict:  # a checkpoint of the host's class
+            for constant in ("ep.t", "ep.phi", "ep.weights"):
+                state_dict.pop(prefix + constant, None)
+            step = state_dict.pop(prefix + "global_step")
+            state_dict[prefix + "_extra_state"] = torch.stack([torch.full_like(step, self.seed), step])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def lejepa(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
+    """A forward function of stable-pretraining: LeJEPA with `sigreg.LeJEPALoss`.
+
+        stable_pretraining.Module(
+            forward=lejepa, backbone=..., projector=..., lejepa_loss=sigreg.LeJEPALoss(0.05), optim=...
+        )
+
+    Args:
+        self: the host's Module, with `backbone`, `projector` and `lejepa_loss`.
+        batch: `{"views": [view, ...]}` (all global) or named views, here or under "views", whose names begin
+            with "global" or "local"; each view a dict with "image" and perhaps "label".  A batch
+            that has an "image" itself is a single view: its embedding is all that is computed.
+        stage: "fit", "validate", ..., which the names of the logged values begin with.
+
+    Returns:
+        "embedding" (of the global views in training), "label" if there is one, and in training "loss",
+        "prediction_loss" and "sigreg_loss".
+
+    Raises:
+        ValueError: named views of which none is global.
+    """
+    if "image" in batch:
+        label = {"label": batch["label"]} if "label" in batch else {}
+        return {"embedding": self.backbone(batch["image"]), **label}
+    views, num_global = _views(batch.get("views", batch))
+    crops = [self.backbone(view["image"]) for view in views]  # global and local ones differ in size
+    out = {"embedding": torch.cat(crops[:num_global])}
+    if "label" in views[0]:
+        out["label"] = torch.cat([view["label"] for view in views[:num_global]])
+    if self.training:
+        projections = self.projector(torch.cat(crops)).unflatten(0, (len(crops), -1))  # (V, N, D)
+        loss, prediction, regularizer = self.lejepa_loss.components(projections, num_global)
+        out |= {"loss": loss, "prediction_loss": prediction, "sigreg_loss": regularizer}
+        logged = {f"{stage}/{name}": value.detach() for name, value in out.items() if "loss" in name}
+        self.log_dict(logged, on_step=True, on_epoch=True, sync_dist=True)
+    return out
+
+
+def _views(views: Any) -> tuple[list[Any], int]:
+    """The views, global ones first, and how many those are."""
+    if not isinstance(views, dict):
+        return list(views), len(views)
+    named = {name: view for name, view in views.items() if isinstance(view, dict)}  # batch_idx is one too
+    groups = [[named[name] for name in named if name.startswith(kind)] for kind in ("global", "local")]
+    if not groups[0]:
+        raise ValueError(f"no view is global; expected names such as 'global_1', got {list(named)}")
+    return groups[0] + groups[1], len(groups[0])

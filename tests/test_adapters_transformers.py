@@ -1,0 +1,134 @@
+"""SIGRegTrainer on a stand-in of Trainer; tests/hosts has the host itself, with a BERT and a ViT."""
+
+import importlib
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers_stand_in
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from sigreg import SIGReg
+
+N, L = 16, 6
+
+
+@pytest.fixture
+def adapter(monkeypatch):
+    """The adapter over the stand-in, whether transformers is installed or not."""
+    name = "sigreg_adapters.transformers"
+    monkeypatch.setitem(sys.modules, "transformers", transformers_stand_in)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module(name)
+    sys.modules.pop(name, None)
+
+
+class Model(nn.Module):
+    """Tokens (B, L) -> a base model with last_hidden_state, and a loss."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.base_model, self.head = Base(dropout), nn.Linear(8, 1)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
+        hidden = self.base_model(input_ids).last_hidden_state
+        return {"loss": (self.head(hidden[:, 0]) - 1).square().mean()}
+
+
+class Base(nn.Module):
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Embedding(20, 8), nn.Dropout(dropout), nn.Linear(8, 8))
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, input_ids: Tensor) -> SimpleNamespace:
+        self.norm(self.net[0](input_ids).flatten(0, 1))  # only its running means matter here
+        return SimpleNamespace(last_hidden_state=self.net(input_ids))
+
+
+def batches(parts: int, masked: bool = True) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 20, (2 * N, L), generator=generator)
+    mask = (torch.arange(L) < 2 + torch.arange(2 * N)[:, None] % 5).long()
+    rows = {"input_ids": ids, "attention_mask": mask} if masked else {"input_ids": ids}
+    split = {key: value.split(N // parts) for key, value in rows.items()}
+    return [dict(zip(split, part, strict=True)) for part in zip(*split.values(), strict=True)]
+
+
+def trained(adapter, parts: int, masked: bool = True, dropout: float = 0.0, **settings):
+    settings = {"sigreg": SIGReg(num_slices=32), "sigreg_weight": 0.3} | settings
+    trainer = adapter.SIGRegTrainer(Model(dropout), batches(parts, masked), parts, **settings)
+    trainer.train()
+    return trainer
+
+
+def last(outputs, inputs):
+    return outputs.last_hidden_state[:, -1]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("pooling", ["tokens", "mean", "cls", last])
+def test_accumulation_of_four_equals_one_batch(adapter, pooling, masked):
+    whole, parts = (trained(adapter, n, masked, pooling=pooling) for n in (1, 4))
+    for mine, theirs in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
+        assert_close(mine, theirs, rtol=1e-5, atol=1e-6)  # float32 sums in another order
+    for key in ("loss", "sigreg"):
+        assert_close(*([log[key] for log in t.logs] for t in (parts, whole)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_the_value_logged_is_that_of_the_tokens_in_the_mask(adapter, parts):
+    hidden = Model().base_model.net(torch.cat([b["input_ids"] for b in batches(1)[:1]])).detach()
+    mask = batches(1)[0]["attention_mask"].bool()
+    expected = SIGReg(num_slices=32)(hidden[mask], step=0)
+    found = trained(adapter, parts, pooling="tokens").logs[0]["sigreg"]
+    assert_close(found, float(expected), rtol=1e-5, atol=0)
+
+
+def test_the_first_pass_moves_no_buffer(adapter):
+    trainer = trained(adapter, 4)
+    assert int(trainer.model.base_model.norm.num_batches_tracked) == 8
+
+
+def test_dropout_is_the_same_in_both_passes_and_goes_on_as_without(adapter):
+    with_it, without = (trained(adapter, 4, dropout=0.3, sigreg_weight=w) for w in (0.3, 0.0))
+    plain = transformers_stand_in.Trainer(Model(0.3), batches(4), 4)
+    plain.train()
+    assert_close(dict(without.model.named_parameters()), dict(plain.model.named_parameters()))
+    assert with_it.logs[0]["sigreg"] == without.logs[0]["sigreg"]
+
+
+def test_a_model_that_encodes_otherwise_the_second_time_is_refused(adapter):
+    trainer = adapter.SIGRegTrainer(Model(), batches(4), 4)
+    calls = iter(range(1, 99))
+    trainer.model.base_model.net.register_forward_hook(lambda m, args, out: out * next(calls))
+    with pytest.raises(RuntimeError, match="second pass encoded a microbatch otherwise"):
+        trainer.train()
+
+
+def test_evaluation_reports_the_loss_of_the_task(adapter):
+    trainer = adapter.SIGRegTrainer(Model().eval(), batches(1))
+    batch = batches(1)[0]
+    assert_close(trainer.compute_loss(trainer.model, batch), Model().eval()(**batch)["loss"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sigreg_weight": -1.0}, "sigreg_weight"),
+        ({"pooling": "max"}, "pooling='max'"),
+        ({"sigreg": SIGReg(memory=8)}, "memory"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(adapter, settings, words):
+    with pytest.raises(ValueError, match=words):
+        adapter.SIGRegTrainer(Model(), batches(1), **settings)
+
+
+def test_a_mask_that_does_not_fit_is_an_error(adapter):
+    batch = batches(1)[0] | {"attention_mask": torch.ones(N, L, L)}
+    with pytest.raises(TypeError, match="attention_mask"):
+        adapter.SIGRegTrainer(Model(), [batch]).train()

@@ -1,0 +1,194 @@
+"""The conformance kit: it passes what is right, finds each known fault, and exits 1 on one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from pool import on_ranks
+from torch.testing import assert_close
+
+from sigreg import LeJEPALoss, SIGReg
+from sigreg.conformance import FAULT, OK, NotCallable, Row, Target, check, golden
+from sigreg.conformance.__main__ import main, parsed
+from sigreg.conformance.oracle import Grid
+from sigreg.conformance.report import markdown
+from sigreg.univariate import epps_pulley
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def rows(name: str, run=None, **settings) -> dict[str, Row]:
+    return {row.check: row for row in check(name, settings, run=run)}
+
+
+def faults(found: dict[str, Row]) -> set[str]:
+    return {name for name, row in found.items() if row.verdict == FAULT}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("sigreg:SIGReg", {"num_slices": 64}),
+        ("sigreg:LeJEPALoss", {}),
+        ("sigreg_adapters.lightly:SIGReg", {"num_vectors": 64, "gather_distributed": True}),
+        ("conformance_copies:Right", {}),
+        ("conformance_copies:right", {"num_slices": 64}),
+        ("conformance_copies:Masked", {}),
+    ],
+)
+def test_a_right_copy_passes(name, settings):
+    found = rows(name, run=on_ranks, **settings)
+    assert faults(found) == set()
+    assert found["two ranks"].verdict in (OK, "note")
+
+
+BROKEN = {
+    "SwappedExponents": ({"value", "scale, shift", "collapse"}, "collapse", "rewards collapse"),
+    "Standardised": (
+        {"value", "scale, shift"},
+        "scale, shift",
+        "blind to scale 1/10 and scale 2 and shift 2",
+    ),
+    "Centred": ({"value", "scale, shift"}, "scale, shift", "blind to shift 2"),
+    "LongDirections": ({"value", "scale, shift", "collapse"}, "value", "not of unit length"),
+    "WrongAxis": ({"time axis"}, "time axis", "FIRST"),
+    "PositiveDirections": ({"directions"}, "directions", "of the exact one"),
+    "HalfTheGradient": ({"gradient"}, "gradient", "0.5 times"),
+    "DetachedMean": ({"gradient", "bfloat16", "float16"}, "gradient", "no gradient"),
+    "CountInHalf": ({"bfloat16"}, "bfloat16", "2e-03"),
+    "MaskedByZeros": ({"masks"}, "masks", "of the value of the valid rows"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_copy_is_found_and_named(name):
+    expected, where, words = BROKEN[name]
+    found = rows(f"conformance_copies:{name}")
+    assert faults(found) == expected
+    assert words in found[where].found
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("SingleProcess", "not reduced: each rank"),
+        ("DroppedReduce", "not reduced, yet multiplied by the world size"),
+        ("ReducedInPlace", "gradient times 0.5 = 1/world_size: reduced without autograd"),
+        ("DirectionsOfEachRank", "different directions"),
+    ],
+)
+def test_a_broken_reduction_is_found_and_named(name, words):
+    found = rows(f"conformance_copies:{name}", run=on_ranks)
+    assert faults(found) == {"two ranks"}
+    assert words in found["two ranks"].found
+
+
+@pytest.mark.parametrize(
+    ("name", "check_", "words"),
+    [
+        ("Right", "value", "Epps-Pulley, times N; 17 points on [0, 3], doubled"),
+        ("NoCount", "value", "not times N; 17 points on [0, 3], doubled"),
+        ("NoCount", "collapse", "0.40205, whatever N"),
+        ("NotDoubled", "value", "0.5 times the statistic; times N"),
+        ("Additive", "lambda", "4 P + lambda S, lambda = 0.5; averages S over the views"),
+        ("Pooled", "lambda", "lambda = 0.02; pools the views into one sample; P over D is a sum"),
+    ],
+)
+def test_the_convention_is_said_in_words(name, check_, words):
+    found = rows(f"conformance_copies:{name}")
+    assert words in found[check_].found
+    assert faults(found) == set()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"t_max": 5.0}, "17 points on [0, 5], doubled"),
+        ({"grid": "accurate"}, "9 points on [0, 4], doubled"),
+        ({"t_max": 2.5, "num_points": 23}, "23 points on [0, 2.5], doubled"),
+    ],
+)
+def test_the_grid_is_recognised(settings, words):
+    assert words in next(check("sigreg:SIGReg", {"num_slices": 4, **settings}, run=None)).found
+
+
+def test_a_target_that_takes_no_embeddings_says_what_was_tried():
+    with pytest.raises(NotCallable, match=r"f\(z1, z2\).*TypeError"):
+        Target("conformance_copies:takes_nothing")
+
+
+def test_settings_are_written_behind_the_name():
+    assert parsed("a.b:C(x=1, y='z')") == ("a.b:C", {"x": 1, "y": "z"})
+    assert parsed("a:b") == ("a:b", {})
+    with pytest.raises(SystemExit):
+        parsed("a:b(1)")
+
+
+def test_the_exit_status_is_one_on_a_fault_and_the_tables_are_written(tmp_path, capsys):
+    copies = ["conformance_copies:Right", "conformance_copies:WrongAxis"]
+    files = ["--json", str(tmp_path / "rows.json"), "--markdown", str(tmp_path / "table.md")]
+    assert main([*copies, "--one-process", *files]) == 1
+    assert "FIRST" in capsys.readouterr().out
+    found = json.loads((tmp_path / "rows.json").read_text())
+    assert [len(table) for table in found.values()] == [10, 10]
+    assert (tmp_path / "table.md").read_text().startswith("(1) `conformance_copies:Right, ")
+    assert main([copies[0], "--one-process"]) == 0
+
+
+def test_the_command_starts_two_ranks_of_its_own():
+    command = [sys.executable, "-W", "error", "-m", "sigreg.conformance", "conformance_copies:DroppedReduce"]
+    done = subprocess.run(command, cwd=ROOT / "tests", env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "not reduced, yet multiplied by the world size" in done.stdout
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "adapters")])}
+
+
+def test_the_markdown_has_a_column_for_each_copy():
+    table = markdown({"a:B": [Row("value", "right")], "c:D": [Row("value", "wrong", FAULT)]})
+    assert "| value | ok | FAULT |" in table
+
+
+GOLDEN = golden.load()
+
+
+def test_the_golden_values_are_what_the_definition_gives():
+    assert json.loads(golden.dumps(golden.computed())) == GOLDEN
+
+
+@pytest.mark.parametrize("case", GOLDEN["univariate"], ids=lambda case: case["name"])
+def test_the_golden_values_are_the_oracles_and_ours(case):
+    x, weights = np.array(case["x"]), case["weights"]
+    grid = {"t_max": case["t_max"], "num_points": case["num_points"]}
+    if weights is None:
+        assert_close(oracles.epps_pulley(x, **grid), case["value"], rtol=1e-12, atol=1e-12)
+        assert_close(float(Grid(**grid).distance(torch.tensor(x)) * len(x)), case["value"])
+        leaf = torch.tensor(x)[:, None].requires_grad_()
+        value = epps_pulley(leaf, **grid).squeeze()
+        value.backward()
+        expected = torch.tensor(case["gradient"], dtype=torch.float64)
+        assert_close(value.item(), case["value"], rtol=1e-10, atol=1e-12)
+        assert_close(leaf.grad.flatten(), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", GOLDEN["objective"])
+def test_the_golden_objective_is_ours(case):
+    def directions(D, K, *, seed, step, device, dtype):
+        return torch.tensor(case["directions"], dtype=dtype)
+
+    views = torch.tensor(case["views"], dtype=torch.float64).requires_grad_()
+    criterion = LeJEPALoss(case["lambda_param"], SIGReg(num_slices=4, directions=directions, group=None))
+    found = criterion.components(views, case["num_global"])
+    found.total.backward()
+    for part in ("total", "prediction", "sigreg"):
+        assert_close(getattr(found, part).item(), case[part], rtol=1e-10, atol=1e-12)
+    assert_close(views.grad, torch.tensor(case["gradient"], dtype=torch.float64), rtol=1e-9, atol=1e-10)
