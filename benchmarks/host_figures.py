@@ -27,8 +27,6 @@ STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
     "axes.grid": True,
     "grid.alpha": 0.25,
     "legend.frameon": False,
@@ -42,7 +40,11 @@ def panels(rows: int, columns: int) -> tuple[Figure, NDArray[Any]]:
 
 
 def headline(figure: Figure, text: str) -> None:
-    """The line over all panels: data, network, number of runs."""
+    """The line over all panels: data, network, number of runs; the panels' own titles in bold at the left."""
+    for ax in figure.axes:
+        title = ax.get_title()
+        ax.set_title("")
+        ax.set_title(title, loc="left", weight="bold", size=10.5)
     figure.suptitle(text, fontsize=13, x=0.01, ha="left")
 
 

@@ -183,7 +183,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     axes[1, 0].set_ylabel("accuracy on held-out images, %\n(filled: SGD; open: AdamW)")
     seeds = _seeds(runs.groupby(["method", *SETTING]).seed.nunique())
     epochs = f"{runs.epochs.max():g} epochs"
-    host_figures.headline(fig, f"{_size(runs)} images, narrow ResNet-9, {epochs}; {seeds}, band: sd")
+    host_figures.headline(fig, f"{_size(runs)} images, narrow ResNet-9, {epochs}; {seeds}")
     return fig
 
 

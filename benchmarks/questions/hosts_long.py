@@ -78,12 +78,11 @@ def figure(frame: pd.DataFrame) -> Figure:
         host_figures.label(below, ends["below"])
     for ax in axes[:, 0]:
         ax.set_ylabel("accuracy on test images, %")
-    host_figures.headline(
-        fig, f"CIFAR-10, narrow ResNet-9, {runs.epochs.max():g} epochs; {_seeds(runs)}, band: sd"
-    )
+    host_figures.headline(fig, f"CIFAR-10, narrow ResNet-9, {runs.epochs.max():g} epochs; {_seeds(runs)}")
     return fig
 
 
 def _seeds(runs: pd.DataFrame) -> str:
     counts = runs.groupby("method").seed.nunique()
-    return f"n = {counts.min()}" if counts.min() == counts.max() else f"n = {counts.min()} to {counts.max()}"
+    low, high = counts.min(), counts.max()
+    return "one seed" if high == 1 else f"n = {low} to {high} seeds, band: sd"
