@@ -54,6 +54,34 @@ def ours(backend: str) -> Callable[[Case], Loss]:
     return build
 
 
+def masked(backend: str) -> Callable[[Case], Loss]:
+    """Ours with a mask that keeps about seven of eight samples."""
+
+    def build(case: Case) -> Loss:
+        loss = ours(backend)(case)
+        mask: dict[torch.device, Tensor] = {}
+
+        def call(z: Tensor) -> Tensor:
+            if z.device not in mask:
+                mask[z.device] = torch.rand(z.shape[:-1], device=z.device) < 7 / 8
+            return loss(z, mask[z.device])  # type: ignore[call-arg]
+
+        return call
+
+    return build
+
+
+def mix(case: Case) -> Loss:
+    """Epps-Pulley with a tenth of VCReg, the mix that needs both a kernel and a statistic of its own."""
+    return SIGReg({"epps_pulley": 1.0, "vcreg": 0.1}, num_slices=case.K)
+
+
+def two_modules(case: Case) -> Loss:
+    """The same objective as `mix` from two modules, each with its own projection."""
+    first, second = SIGReg(num_slices=case.K), SIGReg("vcreg", num_slices=case.K)
+    return lambda z: first(z) + 0.1 * second(z)
+
+
 def lightly(case: Case) -> Loss:
     from lightly.loss.lejepa_loss import SIGReg as Theirs
 
@@ -111,14 +139,18 @@ def projection(case: Case) -> Loss:
 IMPLEMENTATIONS: dict[str, Callable[[Case], Loss]] = {
     "projection alone": projection,
     "eager": ours("eager"),
+    "eager, masked": masked("eager"),
     "inductor": ours("inductor"),
+    "inductor, masked": masked("inductor"),
+    "mix": mix,
+    "mix as two modules": two_modules,
     "triton": ours("triton"),
     "lightly": lightly,
     "lightly compiled": lightly_compiled,
     "paper's pseudocode": transcription,
     "stable-pretraining": stable_pretraining,
 }
-COMPILED = ("inductor", "lightly compiled")
+COMPILED = ("inductor", "inductor, masked", "lightly compiled")
 
 
 def step(loss: Loss, z: Tensor) -> None:

@@ -58,6 +58,9 @@ def measure(cfg: DictConfig) -> list[dict[str, Any]]:
         row = {"implementation": name, "ms": 1e3 * median(seconds)}
         row["x_projection"] = _ratio(seconds, times.get(FLOOR))
         row["faster_than_lightly"] = _ratio(times.get(RIVAL), seconds)
+        row["x_unmasked"] = (
+            _ratio(seconds, times.get(name.removesuffix(", masked"))) if "masked" in name else None
+        )
         row["faster_than_compiled"] = _ratio(times.get("lightly compiled"), seconds)
         row["extra_mib"] = extra_mib(name, cfg.case, device) if cfg.memory else None
         rows.append(row)
@@ -136,7 +139,15 @@ def table(frame: pd.DataFrame) -> str:
     """Every shape, then growth, then the training step."""
     shapes = frame[frame.case != STEP]
     growing = {shapes.case[i] for axis in ("N", "K", "points") for i in _series(_parsed(shapes), axis).index}
-    columns = ["ms", "x_projection", "faster_than_lightly", "faster_than_compiled", "extra_mib", "note"]
+    columns = [
+        "ms",
+        "x_projection",
+        "faster_than_lightly",
+        "faster_than_compiled",
+        "x_unmasked",
+        "extra_mib",
+        "note",
+    ]
     parts = []
     for case, rows in shapes.groupby("case", sort=False):
         if case not in growing or growing.issuperset(shapes.case):  # those are for the slopes
