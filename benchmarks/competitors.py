@@ -141,7 +141,6 @@ IMPLEMENTATIONS: dict[str, Callable[[Case], Loss]] = {
     "eager": ours("eager"),
     "eager, masked": masked("eager"),
     "inductor": ours("inductor"),
-    "inductor, masked": masked("inductor"),
     "mix": mix,
     "mix as two modules": two_modules,
     "triton": ours("triton"),
@@ -150,7 +149,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Case], Loss]] = {
     "paper's pseudocode": transcription,
     "stable-pretraining": stable_pretraining,
 }
-COMPILED = ("inductor", "inductor, masked", "lightly compiled")
+COMPILED = ("inductor", "lightly compiled")
 
 
 def step(loss: Loss, z: Tensor) -> None:
