@@ -109,8 +109,9 @@ def backward(
     distance, size = torch.stack(moved).sum(0).sqrt().tolist()
     if distance > DRIFT * size:
         raise RuntimeError(
-            f"embeddings moved by {distance / max(size, 1e-30):.0%} in the second pass, so the gradients are wrong: encode must "
-            "take its random numbers from torch's global generators, which are replayed, or from the part"
+            f"embeddings moved by {distance / max(size, 1e-30):.0%} in the second pass, so the gradients are "
+            "wrong: encode must take its random numbers from torch's global generators, which are replayed, "
+            "or find them in the part"
         )
     return tree_map_only(Tensor, Tensor.detach, result)
 
@@ -156,8 +157,8 @@ def _loss(result: Any) -> Tensor:
         loss = result[0]
     if not isinstance(loss, Tensor):
         raise TypeError(
-            f"the criterion returned {type(result).__name__}; expected a scalar tensor, a tuple that begins with it "
-            'or a dict that holds it as "loss"'
+            f"the criterion returned {type(result).__name__}; expected a scalar tensor, a tuple that begins "
+            'with it or a dict that holds it as "loss"'
         )
     if loss.numel() != 1:
         raise ValueError(
@@ -173,7 +174,7 @@ def _moved(i: int, before: list[Tensor], views: list[Tensor]) -> Tensor:
     first, second = ([tuple(z.shape) for z in of_pass] for of_pass in (before, views))
     if first != second:
         raise RuntimeError(
-            f"encode returned {first} for part {i}, and {second} in the second pass; it must return the same again"
+            f"encode returned {first} for part {i}, and {second} in the second pass; both must be the same"
         )
     pairs = [(b.float(), z.detach().float()) for b, z in zip(before, views, strict=True)]
     return torch.stack(
