@@ -93,6 +93,6 @@ class Called:
             leaf = getattr(node, "variable", None)  # of an AccumulateGrad
             if isinstance(leaf, nn.Parameter) and id(leaf) not in known:
                 raise ValueError(
-                    f"encode uses a parameter {tuple(leaf.shape)} of a module that was not seen when called; name "
-                    "the modules, as in modules=[backbone, projector] ([] for a parameter of no module)"
+                    f"encode uses a parameter {tuple(leaf.shape)} of a module that was not seen when called; "
+                    "name the modules, as in modules=[backbone, projector] ([] for a parameter of no module)"
                 )

@@ -1,4 +1,4 @@
-"""A batch in parts is one batch: `backward` leaves what the unsplit step leaves, with the memory of a part."""
+"""A batch in parts is one batch: `backward` leaves what the unsplit step leaves, with the memory of one."""
 
 from __future__ import annotations
 
