@@ -72,6 +72,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
         model, [images.train, images.test, *([selection.images] if selection else [])], cfg
     )
     return {
+        "method": "lejepa",
         "steps": steps,
         "images_seen": steps * images_a_step,
         **dict(zip(("loss", "prediction", "sigreg"), losses, strict=True)),
