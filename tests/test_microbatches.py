@@ -7,6 +7,7 @@ import functools
 import re
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.testing import assert_close
 
+from benchmarks import accumulation
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.microbatches import backward
 from sigreg.multivariate import exact_sigreg
 
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "accumulation.md").read_text()
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64: the parts of a sum are added in another order
 
 
@@ -348,6 +351,16 @@ def test_sixteen_parts_take_the_memory_of_one():
     assert whole > 4 * sixteen
 
 
+def test_small_views_of_large_outputs_keep_nothing_alive():
+    """As ViTs take their class token, x[:, 0]."""
+    net, x = nn.Linear(8, 4096), torch.randn(16 * 64, 8)
+    peaks = [
+        peak(lambda: backward(SIGReg(num_slices=4, backend="eager"), lambda p: net(p)[:, :4], parts))  # noqa: B023
+        for parts in (x[:64].split(64), x.split(64))
+    ]
+    assert peaks[1] < 1.3 * peaks[0]
+
+
 @pytest.mark.long
 def test_a_step_in_parts_takes_less_than_1_45_of_a_plain_one():
     """Two passes cost one more forward, a third of a step."""
@@ -364,6 +377,27 @@ def test_a_step_in_parts_takes_less_than_1_45_of_a_plain_one():
             step()
             seconds[name].append(time.perf_counter() - start)
     assert min(seconds["parts"]) < 1.45 * min(seconds["plain"])
+
+
+# The document
+
+
+def test_the_code_of_the_document_runs_from_top_to_bottom():
+    blocks = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert len(blocks) == 4
+    space: dict[str, Any] = {"__name__": "document"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(?!sigreg)")  # Lightning's advice and its imports
+        for number, block in enumerate(blocks):
+            exec(compile(block, f"accumulation.md, block {number}", "exec"), space)
+            assert space["loss"].isfinite()
+        logged = {name: float(value) for name, value in space["trainer"].logged_metrics.items()}
+    assert set(logged) == {"loss", "prediction", "sigreg"}
+    assert space["trainer"].global_step == 2
+
+
+def test_the_numbers_of_the_document_are_those_of_its_script():
+    assert accumulation.table(accumulation.measured()) in DOCUMENT
 
 
 # What goes wrong
