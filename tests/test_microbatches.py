@@ -191,7 +191,7 @@ def test_buffers_move_once_also_those_that_are_replaced():
     assert float(model.total) == 4
 
 
-def test_modules_that_share_an_encoder_with_a_frozen_view_are_left_alone():
+def test_a_view_of_a_frozen_network_takes_no_gradient():
     online, target, x = network(), network(nn.BatchNorm1d), batch(1, 12)[0]
     before = copy.deepcopy(target.state_dict())
     target.eval()
@@ -243,10 +243,10 @@ def test_a_grad_scaler_scales_the_gradients_but_not_the_loss():
     assert_close(gradients(model), 1024 * expected)
     scaler.unscale_(optimizer)
     assert_close(gradients(model), expected)
+    scaler.update()
     weights = [p.detach().clone() for p in model.parameters()]
     optimizer.zero_grad()
     backward(criterion, model, [x[:, :5], x[:, 5:] * torch.inf], scaler=scaler)
-    scaler.unscale_(optimizer) if not scaler._per_optimizer_states else None
     scaler.step(optimizer)
     scaler.update()
     assert_close([p.detach() for p in model.parameters()], weights)  # the step was skipped
@@ -291,13 +291,16 @@ def test_parts_on_ranks_are_one_batch_with_one_synchronisation_a_step(split):
 
 def test_ddp_broadcasts_batchnorms_statistics_as_it_did():
     problem = Problem(split=(6, 6))
-    model = network(nn.BatchNorm1d)
-    with torch.no_grad():
-        for _ in range(2):
-            for part in problem.part(0).split(2, dim=1):
-                model(part.flatten(0, 1))
-    first, _ = on_ranks(2, in_parts, problem, nn.BatchNorm1d)
-    assert_close(first[3], dict(model.named_buffers()))
+    own = []  # after rank 0's first step, and then after the second one of each
+    for last in (0, 1):
+        model = network(nn.BatchNorm1d)
+        with torch.no_grad():
+            for rank in (0, last):  # a step begins with the statistics of rank 0
+                for part in problem.part(rank).split(2 + rank, dim=1):
+                    model(part.flatten(0, 1))
+        own.append(dict(model.named_buffers()))
+    for result, buffers in zip(on_ranks(2, in_parts, problem, nn.BatchNorm1d), own, strict=True):
+        assert_close(result[3], buffers)
 
 
 def with_fsdp2(problem: Problem) -> tuple[Tensor, Tensor, int]:
@@ -329,9 +332,10 @@ def test_fsdp2_shards_the_sum_of_the_parts_once():
 # Memory and time
 
 
-def deep(width: int = 96, depth: int = 8) -> nn.Module:
+def deep(width: int = 128, depth: int = 12) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(*(nn.Sequential(nn.Linear(width, width), nn.GELU()) for _ in range(depth)))
+    layers = [nn.Sequential(nn.Linear(width, width), nn.GELU()) for _ in range(depth)]
+    return nn.Sequential(*layers, nn.Linear(width, 8))
 
 
 def peak(step: Any) -> int:
@@ -342,12 +346,12 @@ def peak(step: Any) -> int:
 
 def test_sixteen_parts_take_the_memory_of_one():
     criterion = SIGReg(num_slices=4, backend="eager")
-    x = torch.randn(16 * 128, 96)
+    x = torch.randn(16 * 128, 128)
     one = peak(lambda: backward(criterion, deep(), [x[:128]]))
     sixteen = peak(lambda: backward(criterion, deep(), x.split(128)))
     whole = peak(lambda: criterion(deep()(x)).backward())
     print(f"peak of one part {one}, of sixteen {sixteen}, of the whole batch {whole} bytes")
-    assert sixteen < 1.3 * one + 3 * 16 * 128 * 96 * 4  # the embeddings, their join and its gradient
+    assert sixteen < 1.3 * one
     assert whole > 4 * sixteen
 
 
@@ -382,6 +386,14 @@ def test_a_step_in_parts_takes_less_than_1_45_of_a_plain_one():
 # The document
 
 
+@pytest.fixture
+def no_group_left():
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("no_group_left")
 def test_the_code_of_the_document_runs_from_top_to_bottom():
     blocks = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
     assert len(blocks) == 4
@@ -391,7 +403,7 @@ def test_the_code_of_the_document_runs_from_top_to_bottom():
         for number, block in enumerate(blocks):
             exec(compile(block, f"accumulation.md, block {number}", "exec"), space)
             assert space["loss"].isfinite()
-        logged = {name: float(value) for name, value in space["trainer"].logged_metrics.items()}
+        logged = {name: float(value) for name, value in space["trainer"].callback_metrics.items()}
     assert set(logged) == {"loss", "prediction", "sigreg"}
     assert space["trainer"].global_step == 2
 
@@ -410,7 +422,7 @@ def restless() -> Any:
 
 def growing() -> Any:
     calls = []
-    return lambda part: (calls.append(0), part[:, : len(calls)])[1]
+    return lambda part: (calls.append(0), part[:, : 1 + len(calls)])[1]
 
 
 @pytest.mark.parametrize(
@@ -418,7 +430,7 @@ def growing() -> Any:
     [
         (SIGReg(), network(), None, r"TypeError: parts is one tensor .*parts.split\(32\)"),
         (SIGReg(), network(), [], "ValueError: there are no parts"),
-        (SIGReg(), growing(), [4], r"RuntimeError: .*\(2, 1, 5\).* and \[\(2, 2, 5\)\] in the second pass"),
+        (SIGReg(), growing(), [4], r"RuntimeError: .*\(2, 2, 5\).* and \[\(2, 3, 5\)\] in the second pass"),
         (SIGReg(), restless(), [4, 4], "RuntimeError: embeddings moved by .*global generators"),
         (SIGReg(), lambda part: network()(part).detach(), [4], "RuntimeError: .*part 0 requires no gradient"),
         (SIGReg(), lambda part: part[0].detach(), [4], "RuntimeError: .*part 0 requires no gradient"),
