@@ -45,12 +45,13 @@ U, M, D, Q, A = (
     "kernels/quadrature.py",
     "adapters/sigreg_adapters/",
 )
-B, V, W, S, T = (
+B, V, W, S, T, X = (
     "test_statistics_bounds.py",
     "test_multivariate.py",
     "test_weights.py",
     "test_module_state.py",
     "test_tails.py",
+    "test_microbatches.py",
 )
 MUTANTS = [
     Mutant("drop N", Q, "return ((N * w) * error).sum(-1)", "return (w * error).sum(-1)"),
@@ -107,6 +108,15 @@ MUTANTS = [
     Mutant("the state forgets the step", "regularizer.py", "self.step])", "0 * self.step])", S, k="meta"),
     Mutant("memory: gradient and age", "memory.py", "[..., -M:, :].clone()", "[..., :M, :].clone()", S, k="beside_the_batch"),
     Mutant("memory: masked rows are kept", "memory.py", "order = (kept > 0).int()", "order = (kept >= 0).int()", S, k="take_no_place"),
+    Mutant("microbatches: no copy of the random state", "microbatches.py", "        set_random_state(states[i])\n", "", X, k="dropout"),
+    Mutant("microbatches: every part the first one's gradient", "microbatches.py", "gradients[i], last)", "gradients[0], last)", X, k="unsplit and any_split"),
+    Mutant("microbatches: views of the encoder are kept", "microbatches.py", "z.clone() for z in", "z for z in", X, k="small_views"),
+    Mutant("microbatches: buffers stay where the first pass moved them", "microbatches.py", "    called.restore()\n", "", X, k="batchnorm or buffers"),
+    Mutant("microbatches: weights cast without a graph", "microbatches.py", "torch.clear_autocast_cache()", "pass", X, k="autocast"),
+    Mutant("microbatches: the scaler is forgotten", "microbatches.py", "scaler.scale(loss)", "loss", X, k="scaler"),
+    Mutant("replay: DDP communicates with every part", "replay.py", "stack.enter_context(module.no_sync())", "pass", X, k="synchronisation"),
+    Mutant("replay: FSDP2 too", "replay.py", "module.set_requires_gradient_sync(False)", "pass", X, k="fsdp2"),
+    Mutant("replay: DDP broadcasts in the first pass only", "replay.py", "wrapper.require_forward_param_sync = broadcasts", "pass", X, k="broadcasts"),
     Mutant("sphere: D - 1 for D - 2", M + "sphere.py", "angle.cos().pow(D - 2)", "angle.cos().pow(D - 1)", V, k="sphere"),
     Mutant("sphere: a slope off by a sign", M + "sphere.py", "slope * rest - h / 2", "slope * rest + h / 2", V, k="sphere"),
     Mutant("pairs: half a gradient", M + "pairs.py", "(4 if ctx.alone", "(2 if ctx.alone", V, k="finite_differences"),

@@ -1,0 +1,98 @@
+"""What a second encoding of the same parts must find as the first one found it, and who communicates when."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parallel import DistributedDataParallel
+
+
+def random_state() -> tuple[Tensor, list[Tensor]]:
+    """The state of torch's global generators: the CPU's and every GPU's."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+
+def set_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
+    """Back to a state."""
+    torch.set_rng_state(state[0])
+    torch.cuda.set_rng_state_all(state[1])
+
+
+class Called:
+    """The modules that `encode` calls, and what their buffers held before."""
+
+    def __init__(self, encode: Any, modules: Iterable[nn.Module] | None) -> None:
+        self.buffers: dict[nn.Module, dict[str, tuple[Tensor | None, Tensor | None]]] = {}
+        self.wrappers: dict[DistributedDataParallel, bool] = {}
+        known = [encode, getattr(encode, "__self__", None)] if modules is None else modules
+        roots = [module for module in known if isinstance(module, nn.Module)]
+        self.watch = modules is None and not roots
+        for module in roots:
+            self.add(module)
+
+    @torch.no_grad()
+    def add(self, module: nn.Module, _: Any = None) -> None:
+        """Notes a module and all within it; the hook that sees every module before it runs."""
+        if torch.compiler.is_compiling() or module in self.buffers:
+            return
+        for m in module.modules():
+            if m not in self.buffers:
+                named = m._buffers.items()
+                self.buffers[m] = {name: (b, None if b is None else b.clone()) for name, b in named}
+                if isinstance(m, DistributedDataParallel):
+                    self.wrappers[m] = m.require_forward_param_sync
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Adds every module that is called."""
+        hook = register_module_forward_pre_hook(self.add) if self.watch else None
+        try:
+            yield
+        finally:
+            if hook is not None:
+                hook.remove()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Brings the buffers back, so that BatchNorm's running statistics move once."""
+        for module, buffers in self.buffers.items():
+            for name, (buffer, value) in buffers.items():
+                module._buffers[name] = buffer if buffer is None or value is None else buffer.copy_(value)
+        for wrapper, broadcasts in self.wrappers.items():  # its first forward sends rank 0's buffers
+            wrapper.require_forward_param_sync = broadcasts
+
+    @contextlib.contextmanager
+    def no_synchronisation(self) -> Iterator[None]:
+        """DDP and FSDP2 keep their gradients to themselves."""
+        with contextlib.ExitStack() as stack:
+            for module in self.buffers:
+                if isinstance(module, DistributedDataParallel):
+                    stack.enter_context(module.no_sync())  # type: ignore[no-untyped-call]
+                elif hasattr(module, "set_requires_gradient_sync"):
+                    module.set_requires_gradient_sync(False)
+                    stack.callback(module.set_requires_gradient_sync, True)
+            yield
+
+    def assert_complete(self, views: list[Tensor]) -> None:
+        """The graph reaches no parameter of a module that was not seen, whose buffers would move twice."""
+        if any(hasattr(module, "set_requires_gradient_sync") for module in self.buffers):
+            return  # FSDP2 computes with other tensors than the parameters that it shows
+        known = {id(p) for module in self.buffers for p in module.parameters(recurse=False)}
+        nodes, seen = [z.grad_fn for z in views], set()
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            nodes += [parent for parent, _ in node.next_functions]
+            leaf = getattr(node, "variable", None)  # of an AccumulateGrad
+            if isinstance(leaf, nn.Parameter) and id(leaf) not in known:
+                raise ValueError(
+                    f"encode uses a parameter {tuple(leaf.shape)} of a module that was not seen when called; "
+                    "name the modules, as in modules=[backbone, projector] ([] for a parameter of no module)"
+                )
