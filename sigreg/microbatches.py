@@ -113,7 +113,8 @@ def backward(
             "wrong: encode must take its random numbers from torch's global generators, which are replayed, "
             "or find them in the part"
         )
-    return tree_map_only(Tensor, Tensor.detach, result)
+    detached: Result = tree_map_only(Tensor, Tensor.detach, result)
+    return detached
 
 
 def _views(output: Any) -> list[Tensor]:
@@ -146,7 +147,7 @@ def _parted(gradients: list[Tensor | None], embeddings: list[list[Tensor]]) -> l
     of_view: list[Sequence[Tensor | None]] = []
     for v, grad in enumerate(gradients):
         sizes = [views[v].shape[-2] for views in embeddings]
-        of_view.append([None] * len(sizes) if grad is None else grad.split(sizes, dim=-2))
+        of_view.append([None] * len(sizes) if grad is None else torch.split(grad, sizes, dim=-2))
     return [list(part) for part in zip(*of_view, strict=True)]
 
 
@@ -177,9 +178,8 @@ def _moved(i: int, before: list[Tensor], views: list[Tensor]) -> Tensor:
             f"encode returned {first} for part {i}, and {second} in the second pass; both must be the same"
         )
     pairs = [(b.float(), z.detach().float()) for b, z in zip(before, views, strict=True)]
-    return torch.stack(
-        [sum((z - b).square().sum() for b, z in pairs), sum(b.square().sum() for b, _ in pairs)]
-    )
+    moved = torch.stack([torch.stack([(z - b).square().sum(), b.square().sum()]) for b, z in pairs])
+    return moved.sum(0)
 
 
 def _carry_on(i: int, views: list[Tensor], gradients: list[Tensor | None], last: bool) -> None:

@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 def random_state() -> tuple[Tensor, list[Tensor]]:
     """The state of torch's global generators: the CPU's and every GPU's."""
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if started else []
 
 
 def set_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
@@ -72,10 +73,10 @@ class Called:
         with contextlib.ExitStack() as stack:
             for module in self.buffers:
                 if isinstance(module, DistributedDataParallel):
-                    stack.enter_context(module.no_sync())  # type: ignore[no-untyped-call]
-                elif hasattr(module, "set_requires_gradient_sync"):
-                    module.set_requires_gradient_sync(False)
-                    stack.callback(module.set_requires_gradient_sync, True)
+                    stack.enter_context(module.no_sync())
+                elif callable(synchronise := getattr(module, "set_requires_gradient_sync", None)):
+                    synchronise(False)
+                    stack.callback(synchronise, True)
             yield
 
     def assert_complete(self, views: list[Tensor]) -> None:
