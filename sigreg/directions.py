@@ -257,6 +257,7 @@ def by_name(directions: Name | Directions) -> Directions:
         return Subspaces()
     if directions not in DIRECTIONS:
         raise ValueError(
-            f"directions={directions!r} is unknown; use one of {[*sorted(DIRECTIONS), "subspaces"]} or a callable"
+            f"directions={directions!r} is unknown; use one of {[*sorted(DIRECTIONS), 'subspaces']} "
+            "or a callable"
         )
     return DIRECTIONS[directions]

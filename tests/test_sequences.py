@@ -22,7 +22,9 @@ def by_loops(z, samples, window):
     rows = [z[b, : LENGTHS[b]] for b in range(B)]
     if window is not None:
         h = window // 2
-        rows = [torch.stack([r[t] - r[max(0, t - h) : t + h + 1].mean(0) for t in range(len(r))]) for r in rows]
+        rows = [
+            torch.stack([r[t] - r[max(0, t - h) : t + h + 1].mean(0) for t in range(len(r))]) for r in rows
+        ]
     sigreg = SIGReg(num_slices=8)
     steps = [sigreg(torch.stack([r[t] for r in rows if t < len(r)]), step=0) for t in range(T)]
     values = {"per_step": torch.stack(steps).mean(), "pooled": sigreg(torch.cat(rows), step=0)}
