@@ -226,7 +226,7 @@ class Subspaces:
         if not 1 <= size * self.number <= D:
             raise ValueError(f"{self.number} orthogonal subspaces of size {size} do not fit into D = {D}")
         Q = orthogonal(D, self.number * size, seed=seed + 2**40, device=device, dtype=dtype)
-        return Q.unflatten(1, (self.number, size))
+        return Q.reshape(D, self.number, size)
 
     def __call__(
         self,
@@ -242,7 +242,7 @@ class Subspaces:
             raise ValueError(f"num_slices={K} must be a multiple of the {self.number} subspaces")
         P = self.basis(D, seed=seed, device=device, dtype=dtype)
         b = gaussian(P.shape[-1], K, seed=seed, step=step, device=device, dtype=dtype)
-        return torch.einsum("dns,skn->dkn", P, b.unflatten(1, (-1, self.number))).flatten(1)
+        return torch.einsum("dns,skn->dkn", P, b.reshape(-1, K // self.number, self.number)).flatten(1)
 
 
 Name: TypeAlias = Literal["gaussian", "orthogonal", "sobol", "subspaces"]
