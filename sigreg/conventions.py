@@ -10,6 +10,9 @@ ratio (weight of S) / (weight of P):
 | `minimal` (authors')  | (1-l) P + l S       | mean     | times N, per view   | l / (1 - l)      |
 | `paper`               | (1-l) P + l S       | sum      | times N, per view   | l / ((1 - l) D)  |
 | `stable-pretraining`  | P + l S             | mean     | times N V, pooled   | l V              |
+| `stable-worldmodel`   | P + l S             | mean     | times N, per step   | l                |
+| `le-wm`               | P + l S             | mean     | times N, per step   | l                |
+| `dl_techniques`       | P + l S             | mean     | not times N         | l / N            |
 | `eb_jepa`             | 4 P + l S           | mean     | not times N         | l / (4 N)        |
 
 eb_jepa's prediction term is the squared distance of its two views to each other, which is 4 times that to
@@ -20,8 +23,10 @@ on [-3, 3] within 0.5 % of it.
 
 from __future__ import annotations
 
-CONVENTIONS = ("sigreg", "lightly", "minimal", "paper", "stable-pretraining", "eb_jepa")
-_NEEDS = {"paper": "D", "stable-pretraining": "V", "eb_jepa": "N"}
+CONVENTIONS: tuple[str, ...] = ("sigreg", "lightly", "minimal", "paper", "stable-pretraining", "eb_jepa")
+CONVENTIONS += ("stable-worldmodel", "le-wm", "dl_techniques")
+_NEEDS = {"paper": "D", "stable-pretraining": "V", "eb_jepa": "N", "dl_techniques": "N"}
+_SUMS = ("stable-pretraining", "eb_jepa", "stable-worldmodel", "le-wm", "dl_techniques")  # P + l S
 
 
 def convert_lambda(
@@ -39,7 +44,7 @@ def convert_lambda(
         value: the lambda to convert, >= 0; below 1 where the total is (1-l) P + l S.
         source: one of `CONVENTIONS`.
         target: one of `CONVENTIONS`.
-        N: the (global) batch size; needed for "eb_jepa".
+        N: the (global) batch size; needed for "eb_jepa" and "dl_techniques".
         D: the embedding width; needed for "paper".
         V: the number of views; needed for "stable-pretraining".
 
@@ -62,8 +67,8 @@ def convert_lambda(
             raise ValueError(f"the convention {name!r} depends on {need}; give {need}=")
         size = 4 * size if name == "eb_jepa" else size
         scale *= (float(size) if name == "stable-pretraining" else 1.0 / size) ** power
-    upper = float("inf") if source in ("stable-pretraining", "eb_jepa") else 1.0
+    upper = float("inf") if source in _SUMS else 1.0
     if not 0 <= value < upper:
         raise ValueError(f"lambda={value} must lie in [0, {upper}) in the convention {source!r}")
     ratio = scale * (value if upper > 1 else value / (1 - value))
-    return ratio if target in ("stable-pretraining", "eb_jepa") else ratio / (1 + ratio)
+    return ratio if target in _SUMS else ratio / (1 + ratio)

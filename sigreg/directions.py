@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -194,7 +195,57 @@ def sobol(
     return _unit(A)
 
 
-Name: TypeAlias = Literal["gaussian", "orthogonal", "sobol"]
+@dataclass(frozen=True)
+class Subspaces:
+    """Directions within frozen orthogonal subspaces: the mean of SIGReg over these (Sub-JEPA).
+
+        A_k = P_i b_k,   i = k mod number,   P_i (D, size) orthonormal, b_k unit vectors
+
+    The subspaces follow from the seed and stay; the directions within them move on with the step.
+
+    Args:
+        number: how many subspaces; `num_slices` must be a multiple of it.
+        size: their dimension; None for D // number.
+
+    Raises:
+        ValueError: subspaces that do not fit into D, or num_slices that is not a multiple.
+
+    Example:
+        >>> Subspaces(4, 8)(32, 64, seed=0, step=3).shape
+        torch.Size([32, 64])
+
+    Source: Sub-JEPA, arXiv 2605.09241.
+    """
+
+    number: int = 4
+    size: int | None = None
+
+    def basis(self, D: int, *, seed: int, device: torch.device | None, dtype: torch.dtype) -> Tensor:
+        """The subspaces' orthonormal bases `(D, number, size)`, orthogonal to one another."""
+        size = D // self.number if self.size is None else self.size
+        if not 1 <= size * self.number <= D:
+            raise ValueError(f"{self.number} orthogonal subspaces of size {size} do not fit into D = {D}")
+        Q = orthogonal(D, self.number * size, seed=seed + 2**40, device=device, dtype=dtype)
+        return Q.reshape(D, self.number, size)
+
+    def __call__(
+        self,
+        D: int,
+        K: int,
+        *,
+        seed: int = 0,
+        step: int | Tensor = 0,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        if K % self.number:
+            raise ValueError(f"num_slices={K} must be a multiple of the {self.number} subspaces")
+        P = self.basis(D, seed=seed, device=device, dtype=dtype)
+        b = gaussian(P.shape[-1], K, seed=seed, step=step, device=device, dtype=dtype)
+        return torch.einsum("dns,skn->dkn", P, b.reshape(-1, K // self.number, self.number)).flatten(1)
+
+
+Name: TypeAlias = Literal["gaussian", "orthogonal", "sobol", "subspaces"]
 DIRECTIONS: dict[str, Directions] = {"gaussian": gaussian, "orthogonal": orthogonal, "sobol": sobol}
 
 
@@ -202,8 +253,11 @@ def by_name(directions: Name | Directions) -> Directions:
     """The function behind a name; a callable `(D, K, *, seed, step, device, dtype) -> (D, K)` is itself."""
     if callable(directions):
         return directions
+    if directions == "subspaces":
+        return Subspaces()
     if directions not in DIRECTIONS:
         raise ValueError(
-            f"directions={directions!r} is unknown; use one of {sorted(DIRECTIONS)} or a callable"
+            f"directions={directions!r} is unknown; use one of {[*sorted(DIRECTIONS), 'subspaces']} "
+            "or a callable"
         )
     return DIRECTIONS[directions]

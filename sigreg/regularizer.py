@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from typing import Any
 
@@ -19,6 +20,11 @@ from sigreg.univariate.epps_pulley import epps_pulley
 from sigreg.univariate.statistic import Choice, describe, parse
 
 _REMEMBERED = 16  # calls whose step a recomputation during backward can find again
+_FEW, _MANY = 8, 32  # fewer samples than one tests, beside more leading indices than one has views
+
+
+class SampleAxisWarning(UserWarning):
+    """The sample axis (-2) is probably the time axis; silence it with `warnings.filterwarnings`."""
 
 
 class SIGReg(nn.Module):
@@ -36,7 +42,8 @@ class SIGReg(nn.Module):
             a dict of weights over these, e.g. `{"epps_pulley": 1.0, "vcreg": 0.1}`.
         num_slices: directions per call, K.
         directions: "gaussian" (independent, as everywhere), "orthogonal" (recommended: 1.8 times
-            less variance or better from K = D on), "sobol", or a callable
+            less variance or better from K = D on), "sobol", "subspaces"
+            (`sigreg.directions.Subspaces(number, size)`), or a callable
             `(D, K, *, seed, step, device, dtype) -> (D, K)` with unit columns.
         seed: of the stream of directions; give different modules, and the runs whose spread you report,
             different seeds.
@@ -114,7 +121,7 @@ class SIGReg(nn.Module):
         collectives.resolve(group)  # an unknown name fails here rather than in training
         self.backend = backend
         self.memory = Memory(memory) if memory else None
-        self._settings_agreed = False
+        self._settings_agreed = self._axis_warned = False
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=_REMEMBERED)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64), persistent=False)
 
@@ -136,6 +143,7 @@ class SIGReg(nn.Module):
         sample = Sample(z, weights, group)
         if group.size > 1:
             self._assert_equal_on_ranks(sample, group)
+        self._warn_about_sample_axis(z, group)
         advance = self.training and step is None
         if step is None:
             step = self._step_of_call(sample.x) if advance else self.step
@@ -147,6 +155,19 @@ class SIGReg(nn.Module):
             if group.size > 1:
                 sample.group = group.with_fingerprint(random_bits(1, self.seed, step, device))
         return mean_over_slices(sample, A, self.statistic, self.backend)
+
+    def _warn_about_sample_axis(self, z: Tensor, group: BatchGroup) -> None:
+        """Once: a statistic of few samples, tested many times, as when (B, T, D) was not transposed."""
+        if torch.compiler.is_compiling() or self._axis_warned or self.memory is not None:
+            return
+        if z.shape[-2] * group.size < _FEW and max(z.shape[:-2], default=0) >= _MANY:
+            self._axis_warned = True
+            warnings.warn(
+                f"SIGReg tests {z.shape[-2]} samples for each of {tuple(z.shape[:-2])} leading indices; if "
+                "this is (B, T, D), transpose it to (T, B, D) or use sigreg.sequences",
+                SampleAxisWarning,
+                stacklevel=4,
+            )
 
     def _step_of_call(self, z: Tensor) -> Tensor:
         """The step of this call, which advances; or of the forward pass that is computed again.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_regularizer import embeddings
 
-from sigreg.conventions import CONVENTIONS, convert_lambda
+from sigreg.conventions import _SUMS, CONVENTIONS, convert_lambda
 from sigreg.univariate import epps_pulley
 
 V, N, D = 8, 256, 64
@@ -27,6 +27,9 @@ def gradients() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         "minimal": (mean, grad(per_view)),
         "paper": (summed, grad(per_view)),
         "stable-pretraining": (mean, grad(pooled)),
+        "stable-worldmodel": (mean, grad(per_view)),
+        "le-wm": (mean, grad(per_view)),
+        "dl_techniques": (mean, grad(per_view / N)),
         "eb_jepa": (4 * mean, grad(per_view / N)),  # two views' distance to each other, not to their mean
     }
 
@@ -37,7 +40,7 @@ def test_converted_lambdas_balance_the_two_gradients_alike(target):
 
     def balance(name: str, value: float) -> torch.Tensor:
         prediction, sigreg = parts[name]
-        weight = 1.0 if name in ("stable-pretraining", "eb_jepa") else 1 - value
+        weight = 1.0 if name in _SUMS else 1 - value
         return value * sigreg.norm() / (weight * prediction.norm())
 
     converted = convert_lambda(0.05, "sigreg", target, N=N, D=D, V=V)

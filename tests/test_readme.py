@@ -24,6 +24,14 @@ def test_every_python_block_runs(number):
     exec(compile(BLOCKS[number], f"README block {number}", "exec"), {})
 
 
+@pytest.mark.parametrize("page", ["sequences"])
+def test_the_code_of_the_documents_runs(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {})
+
+
 def test_every_linked_file_exists():
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert links

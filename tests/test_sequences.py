@@ -1,0 +1,76 @@
+"""Sequences (B, T, D): which rows are a sample, temporal centring, padded steps, the wrong axis."""
+
+import warnings
+
+import pytest
+import torch
+from test_regularizer import embeddings
+from torch.testing import assert_close
+
+from sigreg import SIGReg
+from sigreg.directions import Subspaces, gaussian
+from sigreg.regularizer import SampleAxisWarning
+from sigreg.sequences import SequenceSIGReg
+
+B, T, D = 12, 5, 4
+LENGTHS = torch.tensor([5, 3, 4, 5, 2, 5, 5, 3, 5, 4, 5, 5])
+MASK = torch.arange(T) < LENGTHS[:, None]
+
+
+def by_loops(z, samples, window):
+    """Only the valid steps, in Python loops, float64."""
+    rows = [z[b, : LENGTHS[b]] for b in range(B)]
+    if window is not None:
+        h = window // 2
+        rows = [
+            torch.stack([r[t] - r[max(0, t - h) : t + h + 1].mean(0) for t in range(len(r))]) for r in rows
+        ]
+    sigreg = SIGReg(num_slices=8)
+    steps = [sigreg(torch.stack([r[t] for r in rows if t < len(r)]), step=0) for t in range(T)]
+    values = {"per_step": torch.stack(steps).mean(), "pooled": sigreg(torch.cat(rows), step=0)}
+    return (values["per_step"] + values["pooled"]) / 2 if samples == "both" else values[samples]
+
+
+@pytest.mark.parametrize("window", [None, 3, 2 * T - 1])
+@pytest.mark.parametrize("samples", ["per_step", "pooled", "both"])
+def test_padded_sequences_equal_loops_over_the_valid_steps(samples, window):
+    z = embeddings(B, T, D).double()
+    padded = torch.where(MASK[..., None], z, torch.nan).requires_grad_()
+    leaf = z.clone().requires_grad_()
+    criterion = SequenceSIGReg(SIGReg(num_slices=8), samples=samples, window=window)
+    value, expected = criterion(padded, MASK), by_loops(leaf, samples, window)
+    assert_close(value, expected, rtol=1e-12, atol=0)
+    value.backward()
+    expected.backward()
+    assert_close(padded.grad, leaf.grad, rtol=1e-10, atol=1e-12)
+    assert int(criterion.sigreg.step) == 1
+
+
+@pytest.mark.parametrize("settings", [{"samples": "time"}, {"window": 4}, {"window": 1}])
+def test_bad_settings_are_named(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        SequenceSIGReg(**settings)
+
+
+def test_few_samples_beside_a_large_leading_axis_are_a_warning_once():
+    sigreg, z = SIGReg(num_slices=4), embeddings(64, 5, D)
+    with pytest.warns(SampleAxisWarning, match="transpose"):
+        sigreg(z)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sigreg(z)
+        SIGReg(num_slices=4)(z.transpose(0, 1))
+        SIGReg(num_slices=4, memory=32)(z)
+        torch.compile(SIGReg(num_slices=4), fullgraph=True, backend="eager")(z)
+
+
+def test_subspaces_equal_the_mean_over_subspaces():
+    z = embeddings(40, 32).double()
+    K, kind = 64, Subspaces(4, 8)
+    P = kind.basis(32, seed=0, device=None, dtype=torch.float64)  # (D, number, size)
+    assert_close(P.flatten(1).T @ P.flatten(1), torch.eye(32, dtype=torch.float64))
+    A = gaussian(8, K, seed=0, step=0, dtype=torch.float64)
+    own = [SIGReg(num_slices=16, directions=lambda D, K, i=i, **_: A[:, i::4]) for i in range(4)]
+    expected = torch.stack([own[i](z @ P[:, i]) for i in range(4)]).mean()
+    assert_close(SIGReg(num_slices=K, directions=kind)(z), expected)
+    assert_close(SIGReg(num_slices=K, directions="subspaces")(z), expected)
