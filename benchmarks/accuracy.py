@@ -51,10 +51,10 @@ def table(frame: pd.DataFrame, by: list[str], reference: dict[str, object] | Non
     return markdown(pd.DataFrame(lines).set_index(by))
 
 
-def floors(frame: pd.DataFrame, column: str) -> dict[str, float]:
+def baselines(frame: pd.DataFrame, column: str) -> dict[str, float]:
     """What pixels and an untrained network reach in a column."""
     return {
-        name: values[column] for name, values in frame.attrs.get("floors", {}).items() if column in values
+        name: values[column] for name, values in frame.attrs.get("baselines", {}).items() if column in values
     }
 
 
@@ -128,6 +128,6 @@ def panel(
         picture.log_ticks(ax, values)
     else:
         ax.set_xticks(values, [f"{value:g}" for value in values])
-    picture.floors(ax, floors(frame, column))
+    picture.baselines(ax, baselines(frame, column))
     if lines:
         picture.name_ends(ax, ends)

@@ -167,7 +167,7 @@ def _apart(heights: list[float], gap: float) -> list[float]:
     return [float(height) for height in placed]
 
 
-def floors(ax: Axes, values: dict[str, float], scale: float = 100.0) -> None:
+def baselines(ax: Axes, values: dict[str, float], scale: float = 100.0) -> None:
     """A dotted line for what pixels and an untrained network reach, named at the line's left end."""
     for i, (name, value) in enumerate(sorted(values.items(), key=lambda item: item[1])):
         ax.axhline(scale * value, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
@@ -181,6 +181,6 @@ def floors(ax: Axes, values: dict[str, float], scale: float = 100.0) -> None:
             color=GREY,
             fontsize=8,
         )
-    if values:  # room for the lower label
+    if values:  # space for the lower label
         low, high = ax.get_ylim()
         ax.set_ylim(min(low, scale * min(values.values()) - 0.07 * (high - low)), high)

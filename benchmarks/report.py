@@ -85,7 +85,7 @@ def frames(name: str, results: str | None = None) -> list[tuple[str, pd.DataFram
         kept = pd.concat(
             [newest(part) for _, part in rows.groupby("question", sort=False)], ignore_index=True
         )
-        kept.attrs.update(replaced=len(rows) - len(kept), floors=_floors(baseline, str(scale), kept))
+        kept.attrs.update(replaced=len(rows) - len(kept), baselines=_baselines(baseline, str(scale), kept))
         found.append((str(scale), kept))
     return found
 
@@ -97,7 +97,7 @@ def newest(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows.select_every.notna()]
 
 
-def _floors(baseline: pd.DataFrame, scale: str, frame: pd.DataFrame) -> dict[str, dict[str, float]]:
+def _baselines(baseline: pd.DataFrame, scale: str, frame: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Mean accuracies of pixels and of an untrained network on the same split, by column."""
     if baseline.empty or "data" not in frame:
         return {}

@@ -1,4 +1,4 @@
-"""The README keeps its word: its code runs, its numbers have rows, it fits on a few screens."""
+"""The READMEs' code runs, and their numbers are those of committed rows."""
 
 import json
 import re

@@ -1,6 +1,6 @@
 """What do pixels and an untrained network reach with the same probes?
 
-The floor that every other accuracy stands on, and what the default settings add to it.
+The baselines that every other accuracy is compared with, and what the default settings add to it.
 """
 
 from typing import Any

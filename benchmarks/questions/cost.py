@@ -1,9 +1,9 @@
 """What does SIGReg cost, in time and memory, beside others and beside its own projection?
 
 Forward plus backward in float32.  Implementations take turns in one process, each turn one pass that warms
-the caches and one that counts, and a ratio is the median over rounds of the ratio within a round, so that a
-machine's moods cancel.  Memory is the resident peak
-of one pass beyond what was there before it (allocated on a GPU), in a process of its own.
+the caches and one that counts, and a ratio is the median over rounds of the ratio within a round, so that
+changes of the machine's speed cancel.  Memory is the resident peak of one pass beyond what was there before
+it (allocated on a GPU), in a process of its own.
 The Triton kernel is measured where there is a GPU; on the CPU it runs in an interpreter, in the tests.
 """
 

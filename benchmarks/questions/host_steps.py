@@ -87,7 +87,7 @@ def measure(cfg: DictConfig) -> list[dict[str, Any]]:
 def table(frame: pd.DataFrame) -> str:
     """The newest rows."""
     newest = frame[frame.date == frame.date.max()].set_index("method")
-    columns = {"ms": "step, ms", "ours_over_this": "LeJEPA's step / its", "extra_mib": "peak MiB"}
+    columns = {"ms": "step, ms", "ours_over_this": "LeJEPA's step over this one", "extra_mib": "peak MiB"}
     return markdown(newest.reindex(columns=list(columns)).rename(columns=columns))
 
 

@@ -65,7 +65,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         picture.label(ax, accuracy.title_of(what), "test accuracy, %", "")
         ax.grid(axis="x", color=picture.PALE, linewidth=0.6)
         for i, (kind, value) in enumerate(
-            sorted(accuracy.floors(frame, column).items(), key=lambda kv: kv[1])
+            sorted(accuracy.baselines(frame, column).items(), key=lambda kv: kv[1])
         ):
             ax.axvline(100 * value, color=picture.GREY, linestyle=":", linewidth=1.2, zorder=0)
             ax.annotate(

@@ -298,7 +298,7 @@ def _claim(ax: Axes, claim: str, rows: pd.DataFrame) -> None:
     if claim in ("lemma2", "theorem5"):
         picture.plain_log(ax.yaxis)
     if claim == "theorem4":
-        ax.set_ylim(top=3e7)  # room for the legend
+        ax.set_ylim(top=3e7)  # space for the legend
     picture.label(ax, SAYS[claim], xlabel, ylabel)
     ax.grid(axis="y", color=picture.PALE, linewidth=0.6)
     if rows.series.nunique() > 1:

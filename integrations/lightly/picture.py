@@ -1,4 +1,4 @@
-"""The demo's picture: did the loss reach its floor, and does the embedding look Gaussian and useful?"""
+"""The demo's picture: did the loss reach its expected value under N(0, I), and does the embedding look Gaussian and useful?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 
 from sigreg.directions import gaussian
 
-FLOOR = 1.0525  # Epps-Pulley's mean at a perfect N(0, I), at any N
+EXPECTED = 1.0525  # Epps-Pulley's mean under N(0, I), at any N
 GREY, INK, BLUE, RED = "#b8bcc4", "#30343c", "#3366aa", "#cc4433"
 
 
@@ -51,7 +51,7 @@ def draw(
 def _losses(axis: Axes, log: pd.DataFrame) -> None:
     epochs = log["epoch"] + 1
     axis.plot(epochs, log["sigreg"], color=BLUE, label="SIGReg")
-    axis.axhline(FLOOR, color=BLUE, linestyle=":", label=f"SIGReg's floor, {FLOOR:.2f}")
+    axis.axhline(EXPECTED, color=BLUE, linestyle=":", label=f"SIGReg under N(0, I), {EXPECTED:.2f}")
     axis.plot(epochs, log["prediction"], color=RED, label="prediction")
     axis.plot(epochs, log["loss"], color=INK, label="total")
     axis.set(title="Two terms, one loss", xlabel="epoch", yscale="log")
