@@ -1,4 +1,4 @@
-"""The demo's picture: did the loss reach its expected value under N(0, I), and does the embedding look Gaussian and useful?"""
+"""The demo's picture: did the loss reach its value under N(0, I), and is the embedding Gaussian and useful?"""
 
 from __future__ import annotations
 
