@@ -51,7 +51,7 @@ napoleon_custom_sections = ["Shapes"]
 maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 # Types of torch and typing have no page here, and the inventories of their sites are on the network.
-nitpick_ignore_regex = [("py:.*", r"(?!sigreg).*")]
+nitpick_ignore_regex = [("py:.*", r"(?!sigreg).*"), ("py:class", r"sigreg\.(sample\.Sample|microbatches\.(Part|Result))")]
 
 # Pages
 html_theme = "furo"

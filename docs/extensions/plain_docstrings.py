@@ -28,9 +28,19 @@ def translated(lines: list[str]) -> list[str]:
             previous = next(line for line in reversed(out) if line.strip())
             out += [" " * _indent(previous) + "::", "", *block]
         else:
+            if any(line.strip() == "Shapes:" for line in out[-2:]):
+                block = _items(block)
             out += _escaped("\n".join(block)).split("\n")
         out.append("")
     return out
+
+
+def _items(block: list[str]) -> list[str]:
+    """Lines whose continuations are indented, as a list."""
+    base = _indent(block[0])
+    if all(_indent(line) == base for line in block):
+        return block
+    return [" " * base + ("- " if _indent(line) == base else "  ") + line.strip() for line in block]
 
 
 def _blocks(lines: list[str]) -> list[list[str]]:
@@ -57,8 +67,7 @@ def _is_indented(block: list[str], out: list[str]) -> bool:
         return False
     if "::" in (line.strip() for line in previous[-12:]) and _indent(block[0]) == _indent(previous[-1]) > 0:
         return False  # the literal block goes on
-    item = re.match(r"^\s*(- |[\w*, ]+: )", previous[-1])
-    return _indent(block[0]) > _indent(previous[-1]) and not item
+    return _indent(block[0]) > _indent(previous[-1])
 
 
 def _escaped(text: str) -> str:
