@@ -36,7 +36,7 @@ class NextEmbeddingLoss(nn.Module):
 
     Shapes:
         z `(B, T, D)`: B sequences of T embeddings, T > rollout.
-        predictor: a causal function `(B, t, D)` (and actions `(B, t, ...)`, where there are any) -> `(B, t, D)`,
+        predictor: a causal function `(B, t, D)` (and actions `(B, t, ...)`, if any) -> `(B, t, D)`,
             whose output at position i predicts the embedding that follows position i.
         actions `(B, T, ...)` or `(B, T - 1, ...)`: action t leads from embedding t to t + 1.
         weights: bool or non-negative floats that broadcast to `(B, T)`.  A prediction weighs as much as the
