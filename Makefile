@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # A worker process beside each core's thread: threads that wait for one another spin.
 TEST_ENV := OMP_NUM_THREADS=1
+# Tests whose tolerances must hold whatever vector instructions a processor has.
+NUMERICAL := $(addprefix tests/test_,statistics.py tails.py weights.py precision.py kernels.py sincos.py \
+	multivariate.py directions.py)
 
 .PHONY: demo test lint test-long test-hosts mutations clean
 
@@ -11,6 +14,7 @@ demo: .venv/installed
 
 test: lint
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not long"
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -m "not long" $(NUMERICAL)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -19,6 +23,9 @@ lint: .venv/installed
 
 test-long: .venv/installed
 	$(TEST_ENV) HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m long
+	$(TEST_ENV) $(BIN)/python -m pytest $(NUMERICAL)
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest $(NUMERICAL)
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest $(NUMERICAL)
 
 # Heavy hosts have an environment of their own.  EB_JEPA_SOURCE and STABLE_WORLDMODEL_SOURCE name clones.
 test-hosts: .venv-hosts/installed

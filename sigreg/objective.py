@@ -1,4 +1,4 @@
-"""The LeJEPA objective: predict the global views and keep the embeddings Gaussian."""
+"""The objectives: LeJEPA's here, that of world models in `sigreg.next_embedding`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sigreg.next_embedding import NextEmbeddingComponents, NextEmbeddingLoss
 from sigreg.regularizer import SIGReg
 from sigreg.sample import Sample
+
+__all__ = [
+    "LeJEPAComponents",
+    "LeJEPALoss",
+    "NextEmbeddingComponents",
+    "NextEmbeddingLoss",
+    "prediction_loss",
+    "stacked",
+]
 
 
 class LeJEPAComponents(NamedTuple):

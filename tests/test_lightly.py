@@ -296,6 +296,7 @@ def test_knots_and_t_max_reach_any_form_of_epps_pulley(statistic):
     z = embeddings(2, 24, 16)
     expected = SIGReg(t_max=5.0, knots=33).eval()(z)
     torch.testing.assert_close(SIGReg(statistic=statistic, t_max=5.0, knots=33).eval()(z), expected)
+    assert float(expected) != float(SIGReg(knots=33).eval()(z))
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,8 @@ def test_weights_leave_the_expected_value_under_a_gaussian(kind: str) -> None:
 @pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("backend", ["reference", "eager"])
 def test_weights_in_a_kernel_are_those_of_the_definition(backend: str, unbiased: bool) -> None:
-    z, A = normal(3, 17, 5), gaussian(5, 70, dtype=torch.float64)
-    w = torch.rand(3, 17, dtype=torch.float64)
+    z, A = normal(3, 17, 5).requires_grad_(), gaussian(5, 70, dtype=torch.float64)
+    w = torch.rand(3, 17, dtype=torch.float64) * torch.tensor([[1.0], [2.0], [0.5]])  # totals differ by view
     t = torch.linspace(0, 3, 17, dtype=torch.float64)
     p = w / w.sum(-1, keepdim=True)
     N = 1 / p.square().sum(-1)[:, None, None]
@@ -117,6 +117,8 @@ def test_weights_in_a_kernel_are_those_of_the_definition(backend: str, unbiased:
     expected = (N[..., 0] * 2 * torch.trapezoid(error * phi, t)).mean()
     value = sigreg(z, A, weights=w, backend=backend, unbiased=unbiased)
     assert_close(value, expected, rtol=1e-10, atol=1e-12)
+    of_kernel, by_hand = (torch.autograd.grad(loss, z)[0] for loss in (value, expected))
+    assert_close(of_kernel, by_hand, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("statistic", sorted(STATISTICS))

@@ -9,7 +9,7 @@ is taken together with the value, and the projections are never stored.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,28 +23,60 @@ _TILE = {"cpu": 1 << 16, "other": 1 << 23}  # numbers
 _MIN_SLICES = 64  # fewer would leave the projection, a matrix product, too thin
 
 
+class _Complex(NamedTuple):
+    """Views of complex numbers, made once: to make a view costs as much as to fill a small one."""
+
+    both: Tensor  # (K, V, 2, N): real and imaginary part
+    first: Tensor  # (K, V, 1, N): the real part
+    real: Tensor  # (K, V, N)
+    imag: Tensor  # (K, V, N)
+
+
+def _pairs(rows: Tensor) -> list[_Complex]:
+    """`(K, V, 2J, N)` as J complex tensors."""
+    pairs = [rows[:, :, j : j + 2] for j in range(0, rows.shape[2], 2)]
+    return [_Complex(z, z[:, :, :1], z[:, :, 0], z[:, :, 1]) for z in pairs]
+
+
+def _multiply(a: _Complex, b: _Complex, out: _Complex) -> None:
+    """The complex product."""
+    torch.mul(a.first, b.both, out=out.both)
+    out.real.addcmul_(a.imag, b.imag, value=-1)
+    out.imag.addcmul_(a.imag, b.real)
+
+
 class _Tile:
     """Buffers for K slices of V views of N numbers phi = x dt / 2: sums out, gradient back."""
 
     def __init__(self, V: int, N: int, K: int, P: int, like: Tensor) -> None:
         self.P, self.J = P, products.groups(P)
         self.buffers = [like.new_empty(K, V, rows, N) for rows in (1, 4, 4, 2 * self.J)]
+        self._arrange(self.buffers)
+
+    def _arrange(self, parts: list[Tensor]) -> None:
+        """All views of the buffers that a pass needs."""
+        phi, self.short, scratch, long = parts
+        self.phi = phi[:, :, 0]
+        self.e3, self.e1 = _pairs(self.short)
+        self.e2, self.e8 = _pairs(scratch)
+        self.long = _pairs(long)
+        self.rows, self.of_rows = self.short.unbind(2), scratch.unbind(2)
+        self.flat_short, self.flat_scratch, self.flat_long = (
+            t.flatten(0, 1) for t in (self.short, scratch, long)
+        )
 
     def narrow(self, K: int, V: int) -> Tensor:
         """The buffer `(K, V, N)` for the phi of the next slices and views."""
-        K0, V0, _, N = self.buffers[0].shape
-        parts = self.buffers
-        if (K, V) != (K0, V0):  # the last tile of a row or column may be smaller; its rows stay contiguous
-            parts = [b.view(K0 * V0, -1)[: K * V].view(K, V, b.shape[2], N) for b in self.buffers]
-        self.phi, self.short, self.scratch, self.long = parts
-        return self.phi[:, :, 0]
+        if self.phi.shape[:2] != (K, V):  # the last tile of a row or column may be smaller
+            K0, V0, _, N = self.buffers[0].shape
+            self._arrange([b.view(K0 * V0, -1)[: K * V].view(K, V, b.shape[2], N) for b in self.buffers])
+        return self.phi
 
     def sums(self, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """sum_n w_n cos(2k phi_n) and sum_n w_n sin(2k phi_n), k = 1...P: `(K, V, P)` each."""
-        (e3, e1), (e2, e8), long = _pairs(self.short), _pairs(self.scratch), _pairs(self.long)
-        phi = self.phi[:, :, 0]
-        e1[:, :, 0].copy_(phi.cos())  # writing into rows apart would take the cosine twice as long
-        e1[:, :, 1].copy_(phi.sin())
+        e1, e2, e3, e8, long = self.e1, self.e2, self.e3, self.e8, self.long
+        e1.real.copy_(self.phi.cos())  # writing into rows apart would take the cosine twice as long
+        e1.imag.copy_(self.phi.sin())
         _multiply(e1, e1, out=e2)
         _multiply(e1, e2, out=e3)
         _multiply(e2, e3, out=long[0])
@@ -54,30 +86,17 @@ class _Tile:
             _multiply(long[j - 1], e8, out=long[j])
         if weights is not None:
             self.short.mul_(weights)  # (K, V, 4, N) by (V, 1, N)
-        of_rows = torch.bmm(self.long.flatten(0, 1), self.short.flatten(0, 1).mT)  # (K V, 2J, 4)
-        return products.sums(of_rows.view(*self.long.shape[:2], self.J, 2, 2, 2), self.P)
+        of_rows = torch.bmm(self.flat_long, self.flat_short.mT)  # (K V, 2J, 4)
+        return products.sums(of_rows.view(*self.phi.shape[:2], self.J, 2, 2, 2), self.P)
 
     def gradient(self, gC: Tensor, gS: Tensor) -> Tensor:
         """Of sum (gC C + gS S) in phi: `(K, V, N)`, in phi's buffer, after `sums` filled the others."""
         of_rows = products.weights(gC, gS).view(-1, 2 * self.J, 4)
-        torch.bmm(of_rows.mT, self.long.flatten(0, 1), out=self.scratch.flatten(0, 1))
-        phi = self.phi[:, :, 0]
-        torch.mul(self.short[:, :, 0], self.scratch[:, :, 0], out=phi)
-        for i in range(1, 4):
-            phi.addcmul_(self.short[:, :, i], self.scratch[:, :, i])
-        return phi
-
-
-def _pairs(rows: Tensor) -> list[Tensor]:
-    """`(K, V, 2J, N)` as J complex tensors, each `(K, V, 2, N)`: real and imaginary part."""
-    return [rows[:, :, 2 * j : 2 * j + 2] for j in range(rows.shape[2] // 2)]
-
-
-def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """The complex product of two tensors of `_pairs`."""
-    torch.mul(a[:, :, :1], b, out=out)
-    out[:, :, 0].addcmul_(a[:, :, 1], b[:, :, 1], value=-1)
-    out[:, :, 1].addcmul_(a[:, :, 1], b[:, :, 0])
+        torch.bmm(of_rows.mT, self.flat_long, out=self.flat_scratch)
+        torch.mul(self.rows[0], self.of_rows[0], out=self.phi)
+        for row, of_row in zip(self.rows[1:], self.of_rows[1:], strict=True):
+            self.phi.addcmul_(row, of_row)
+        return self.phi
 
 
 def _tiles(V: int, N: int, K: int, P: int, like: Tensor) -> Iterator[tuple[_Tile, Tensor, slice, slice]]:

@@ -1,0 +1,130 @@
+"""The objective of a world model: predict the next embedding and keep all embeddings Gaussian."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sigreg.collectives import resolve
+from sigreg.regularizer import SIGReg
+
+
+class NextEmbeddingComponents(NamedTuple):
+    """The loss and its two unweighted parts, each a scalar."""
+
+    total: Tensor
+    prediction: Tensor
+    sigreg: Tensor
+
+
+class NextEmbeddingLoss(nn.Module):
+    r"""`mean |predictor(z_{<=t}, a_t) - z_{t+1}|^2 + lambda_param * sigreg`.
+
+    SIGReg takes each time step as a sample of its own, over the batch, and averages over steps.
+    The gradient flows into the predictions and into the embeddings that they are compared with: no teacher
+    and no stop-gradient.  With the default settings this is LeWM's loss.
+
+    Args:
+        lambda_param: the weight of SIGReg, at least 0.  It is LeWM's and multiplies SIGReg with its factor N;
+            `sigreg.conventions.convert_lambda` converts it.
+        sigreg: a `SIGReg` with settings of your own; the default one otherwise.
+        rollout: the number of steps predicted, at least 1.  The second and later steps take the
+            predictions of the step before as their context; the prediction term is the mean over these steps.
+
+    Shapes:
+        z `(B, T, D)`: B sequences of T embeddings, T > rollout.
+        predictor: a causal function `(B, t, D)` (and actions `(B, t, ...)`, if any) -> `(B, t, D)`,
+            whose output at position i predicts the embedding that follows position i.
+        actions `(B, T, ...)` or `(B, T - 1, ...)`: action t leads from embedding t to t + 1.
+        weights: bool or non-negative floats that broadcast to `(B, T)`.  A prediction weighs as much as the
+            least of the steps that it leads through; rows of weight 0 are given to the predictor as zeros.
+        The result is a scalar.
+
+    Raises:
+        ValueError: a negative lambda, rollout < 1, another number of axes, T <= rollout, a predictor that
+            returns another shape than that of its context.
+
+    Example:
+        >>> z = torch.randn(32, 5, 16, generator=torch.Generator().manual_seed(0))
+        >>> total, prediction, sigreg = NextEmbeddingLoss().components(z, nn.Linear(16, 16))
+        >>> bool(torch.isclose(total, prediction + 0.09 * sigreg))
+        True
+
+    Source: LeWorldModel (LeWM), arXiv 2603.19312.
+    """
+
+    def __init__(self, lambda_param: float = 0.09, sigreg: SIGReg | None = None, *, rollout: int = 1) -> None:
+        super().__init__()
+        if not lambda_param >= 0:
+            raise ValueError(f"lambda_param={lambda_param} must be at least 0; LeWM's default is 0.09")
+        if rollout < 1:
+            raise ValueError(f"rollout={rollout} must be at least 1, the number of predicted steps")
+        self.lambda_param = lambda_param
+        self.sigreg = SIGReg() if sigreg is None else sigreg
+        self.rollout = rollout
+
+    def forward(
+        self,
+        z: Tensor,
+        predictor: Callable[..., Tensor],
+        actions: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of the embeddings `(B, T, D)`."""
+        return self.components(z, predictor, actions, weights).total
+
+    def components(
+        self,
+        z: Tensor,
+        predictor: Callable[..., Tensor],
+        actions: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> NextEmbeddingComponents:
+        """The loss and its two parts, differentiable, for logging or weighting of one's own."""
+        if z.ndim != 3 or z.shape[1] <= self.rollout:
+            raise ValueError(
+                f"expected embeddings (B, T, D) with T > rollout={self.rollout}, got shape {tuple(z.shape)}"
+            )
+        w = None if weights is None else weights.expand(z.shape[:2])
+        sigreg = self.sigreg(z.transpose(0, 1), None if w is None else w.T)
+        prediction = self._prediction(z, predictor, actions, w)
+        return NextEmbeddingComponents(prediction + self.lambda_param * sigreg, prediction, sigreg)
+
+    def _prediction(
+        self, z: Tensor, predictor: Callable[..., Tensor], actions: Tensor | None, w: Tensor | None
+    ) -> Tensor:
+        """The mean over roll-out steps of the weighted mean squared error."""
+        T = z.shape[1]
+        if w is not None:
+            z = torch.where(w.unsqueeze(-1) > 0, z, 0)
+            w = w.to(torch.promote_types(z.dtype, torch.float32))
+        context, path, distances, counts = z, w, [], []
+        for h in range(1, self.rollout + 1):
+            context = context[:, :-1]
+            given = () if actions is None else (actions[:, h - 1 : T - 1],)
+            predicted = predictor(context, *given)
+            if predicted.shape != context.shape:
+                raise ValueError(
+                    f"the predictor returned {tuple(predicted.shape)} for a context {tuple(context.shape)}; "
+                    "it must return one embedding for each position"
+                )
+            context = predicted
+            target = z[:, h:]
+            wide = torch.promote_types(z.dtype, torch.float32)
+            error = (predicted.to(wide) - target.to(wide)).square().mean(-1)  # (B, T - h)
+            if path is None or w is None:
+                distances.append(error.sum())
+                counts.append(error.new_full((), error.numel()))
+            else:
+                path = torch.minimum(path[:, :-1], w[:, h:])
+                distances.append((path * torch.where(path > 0, error, 0)).sum())
+                counts.append(path.sum())
+        group = resolve(self.sigreg.group)
+        distance, count = group.all_reduce(torch.stack(distances), torch.stack(counts))
+        return (distance / torch.where(count > 0, count, 1.0)).mean()
+
+    def extra_repr(self) -> str:
+        return f"lambda_param={self.lambda_param}, rollout={self.rollout}"
