@@ -7,7 +7,7 @@ TEST_ENV := OMP_NUM_THREADS=1
 NUMERICAL := $(addprefix tests/test_,statistics.py tails.py weights.py precision.py kernels.py sincos.py \
 	multivariate.py directions.py)
 
-.PHONY: demo test lint test-long test-hosts mutations clean
+.PHONY: demo test lint test-long test-hosts docs mutations clean
 
 demo: .venv/installed
 	$(BIN)/python -m integrations.lightly.demo
@@ -37,6 +37,15 @@ test-hosts: .venv-hosts/installed
 		stable-worldmodel stable-pretraining imageio transformers accelerate
 	touch $@
 
+# The site, in docs/_build; warnings are errors.  Its tutorial trains a small network.
+docs: .venv/docs-installed
+	$(TEST_ENV) $(BIN)/python -m sphinx -nW --keep-going docs docs/_build
+	@echo "open docs/_build/index.html"
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
 mutations: .venv/installed
 	$(TEST_ENV) $(BIN)/python -m tests.mutations
 
@@ -48,4 +57,4 @@ mutations: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-hosts runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-hosts docs/_build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

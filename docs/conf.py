@@ -38,6 +38,7 @@ myst_heading_anchors = 4
 nb_execution_mode = "auto"  # runs the tutorial, which is kept as text
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
+nb_merge_streams = True
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -49,12 +50,15 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_custom_sections = ["Shapes"]
 maximum_signature_line_length = 88
+autodoc_inherit_docstrings = False  # what nn.Module says of `forward` is not what these do
 python_use_unqualified_type_names = True
 # Types of torch and typing have no page here, and the inventories of their sites are on the network.
 nitpick_ignore_regex = [("py:.*", r"(?!sigreg).*"), ("py:class", r"sigreg\.(sample\.Sample|microbatches\.(Part|Result))")]
 
 # Pages
 html_theme = "furo"
+pygments_style, pygments_dark_style = "default", "monokai"  # these colour diffs red and green
+highlight_language = "none"  # formulas in docstrings; Markdown names its languages
 html_title = "sigreg"
 html_static_path: list[str] = []
 html_show_sphinx = False

@@ -12,7 +12,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-SECTION = re.compile(r"^\s*(Args|Attributes|Returns|Raises|Example|Shapes):\s*$")
+SECTION = re.compile(r"^\s*(Args|Attributes|Returns|:returns|Raises|Example|Shapes):\s*$")
 
 
 def translated(lines: list[str]) -> list[str]:

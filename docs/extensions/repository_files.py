@@ -14,6 +14,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 STUB = re.compile(r"<!-- the text of (\S+) -->")
+UNBROKEN = re.compile(r"\d ± \d|\(n = \d+\)|\[[+-]?[\d.]+, [+-]?[\d.]+\]")  # in narrow table cells
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -22,7 +23,9 @@ def pages(docs: Path) -> dict[Path, Path]:
     found = {}
     for page in docs.rglob("*.md"):
         text = STUB.match(page.read_text(encoding="utf-8"))
-        found[(page.parent / text[1]).resolve() if text else page.resolve()] = page.resolve()
+        found[page.resolve()] = page.resolve()
+        if text:
+            found[(page.parent / text[1]).resolve()] = page.resolve()
     return found
 
 
@@ -55,7 +58,8 @@ def read(app: Sphinx, docname: str, content: list[str]) -> None:
         source = (page.parent / stub[1]).resolve()
         app.env.note_dependency(str(source), docname=docname)
         text = source.read_text(encoding="utf-8")
-    content[0] = rewritten(text, source, page, pages(Path(app.srcdir)))
+    text = rewritten(text, source, page, pages(Path(app.srcdir)))
+    content[0] = UNBROKEN.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
