@@ -53,7 +53,10 @@ maximum_signature_line_length = 88
 autodoc_inherit_docstrings = False  # what nn.Module says of `forward` is not what these do
 python_use_unqualified_type_names = True
 # Types of torch and typing have no page here, and the inventories of their sites are on the network.
-nitpick_ignore_regex = [("py:.*", r"(?!sigreg).*"), ("py:class", r"sigreg\.(sample\.Sample|microbatches\.(Part|Result))")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!sigreg).*"),
+    ("py:class", r"sigreg\.(sample\.Sample|microbatches\.(Part|Result))"),
+]
 
 # Pages
 html_theme = "furo"

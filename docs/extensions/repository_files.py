@@ -1,8 +1,8 @@
 """Markdown files of the repository as pages, and links between them that work on both sides.
 
-A page whose first line is `<!-- the text of ../../FILE.md -->` shows that file.  In every page, relative links
-and pictures are those of the file in the repository: a link to a file that is a page leads to it, a link to
-any other file (code, a folder) becomes its name, because the site does not hold it.
+A page whose first line is `<!-- the text of ../../FILE.md -->` shows that file.  In every page, relative
+links and pictures are those of the file in the repository: a link to a file that is a page leads to it, a
+link to any other file (code, a folder) becomes its name, because the site does not hold it.
 """
 
 from __future__ import annotations

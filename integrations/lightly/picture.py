@@ -1,4 +1,4 @@
-"""The demo's picture: did the loss reach its value under N(0, I), and is the embedding Gaussian and useful?"""
+"""The demo's picture: losses beside their value under N(0, I), accuracy, and what the embedding looks like."""
 
 from __future__ import annotations
 
