@@ -1,6 +1,7 @@
 """The figures of "What SIGReg is" and "Reading the loss curve".
 
-`python docs/figures.py` writes docs/figures/*.png.  Everything that is drawn is computed by the library itself; about a minute on one core.
+`python docs/figures.py` writes docs/figures/*.png in about a minute on one core.  Everything that is drawn is
+computed by the library itself.
 """
 
 from __future__ import annotations

@@ -108,7 +108,8 @@ def public_names() -> list[str]:
     design = "functional.sigreg microbatches.backward sequences.SequenceSIGReg diagnostics.gaussianity"
     design += " conventions.convert_lambda conformance.check directions.orthogonal"
     adapters = "lightly.LeJEPALoss lightly.SIGReg lightning.GaussianityMonitor timm.Encoder"
-    adapters += " solo_learn.register transformers.SIGRegTrainer stable_pretraining.SlicedEppsPulley stable_worldmodel.SIGReg"
+    adapters += " solo_learn.register transformers.SIGRegTrainer stable_pretraining.SlicedEppsPulley"
+    adapters += " stable_worldmodel.SIGReg"
     names += [f"sigreg.{name}" for name in design.split()]
     return names + [f"sigreg_adapters.{name}" for name in adapters.split()]
 

@@ -1,4 +1,4 @@
-"""The demo's picture: losses beside their value under N(0, I), accuracy, and what the embedding looks like."""
+"""The demo's picture: losses beside the value under N(0, I), accuracy, and the embedding."""
 
 from __future__ import annotations
 
