@@ -1,0 +1,327 @@
+"""Is training stable at any learning rate, depth, width and normalisation, and what does each heuristic do?
+
+LeJEPA, and lightly's BYOL, SimSiam and DINO as in `benchmarks.hosts`, whole and with one part removed at a
+time (`without`), on digits with small convolutional encoders.  A run counts as collapsed by its embeddings,
+which the loss sees, and not by its features.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from benchmarks import data, hosts, picture, probes
+from benchmarks.hosts import Method
+from benchmarks.report import markdown
+
+measured_code = ("benchmarks/hosts.py", "benchmarks/augment.py", "benchmarks/probes.py", "sigreg")
+REMOVABLE: dict[str, tuple[str, ...]] = {
+    "lejepa": ("sigreg",),
+    "byol": ("predictor", "teacher", "stop_gradient"),
+    "simsiam": ("predictor", "stop_gradient"),
+    "dino": ("teacher", "centring"),
+}
+NORMS = ("none", "batch", "layer")
+SPREAD = 0.1  # of normalised embeddings, 1 when their directions are even: below this they are one point
+RANK = 1.5  # effective rank of the embeddings: below this they are a line
+WINDOW = 10  # steps over which a loss is averaged before its roughness is taken
+HUES = {"lejepa": picture.BLUE, "byol": picture.ORANGE, "simsiam": picture.GREEN, "dino": picture.PURPLE}
+SHOWN = {"lejepa": "LeJEPA", "byol": "BYOL", "simsiam": "SimSiam", "dino": "DINO"}
+WORDS = {"stop_gradient": "stop-gradient", "sigreg": "SIGReg", "teacher": "averaged teacher"}
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises ValueError for an unknown method, norm or part."""
+    if cfg.method not in REMOVABLE:
+        raise ValueError(f"method={cfg.method!r} is unknown; use one of {', '.join(REMOVABLE)}")
+    if cfg.without not in (None, *REMOVABLE[cfg.method]):
+        raise ValueError(
+            f"without={cfg.without!r}: {cfg.method} has {', '.join(REMOVABLE[cfg.method])} to remove, or null"
+        )
+    if cfg.norm not in NORMS:
+        raise ValueError(f"norm={cfg.norm!r} is unknown; use one of {', '.join(NORMS)}")
+    data.check(cfg.data, cfg.data_root)
+
+
+def encoder(channels: int, depth: int, width: int, norm: str) -> nn.Sequential:
+    """`depth` convolutions of `width` channels, a global average: `width` features."""
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers.append(nn.Conv2d(channels, width, 3, 2 if i in (1, 3) else 1, 1, bias=norm == "none"))
+        if norm != "none":  # LayerNorm over channels and places: GroupNorm with one group
+            layers.append(nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(1, width))
+        layers.append(nn.ReLU(True))
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def method_of(cfg: DictConfig, channels: int, steps: int) -> Method:
+    """The method with this encoder in the place of its ResNet, less what is removed."""
+    whole = hosts.METHODS[cfg.method]
+    loss = LOSSES.get((cfg.method, cfg.without))
+
+    class Small(whole):  # type: ignore[misc,valid-type]
+        own = "adamw"  # one optimizer for all: lr_times then means the same
+
+        def build(self) -> None:
+            self.backbone = encoder(channels, cfg.depth, cfg.width, cfg.norm)
+            self.dim = cfg.width
+            super().build()
+            if cfg.without == "predictor":
+                self.prediction_head = nn.Identity()
+            if cfg.without == "centring":
+                self.criterion.center_momentum = 1.0  # the centre stays at zero
+
+        def loss(self, views: list[Tensor]) -> Tensor:
+            return super().loss(views) if loss is None else loss(self, views)
+
+    # The ResNet that `Method` makes first is thrown away, so it is as small as it gets.
+    given = {"backbone": "resnet-9", "width": 0.0625, "stem_stride": 2, "lr_times": cfg.lr / 2e-3}
+    keys = ("batch_size", "crop_scale", "flip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # weight_norm in lightly's DINO head
+        return Small(OmegaConf.create(given | {key: cfg[key] for key in keys}), channels, steps)
+
+
+def _prediction_only(m: Any, views: list[Tensor]) -> Tensor:
+    """LeJEPA without SIGReg: the distance of the views from their mean."""
+    z = torch.stack([m.head(m.backbone(x)) for x in views])
+    return (z - z.mean(0)).square().mean()
+
+
+def _byol_without_teacher(m: Any, views: list[Tensor]) -> Tensor:
+    """The student's own embeddings as targets, without gradient."""
+    return _siamese(m, views, detach=True)
+
+
+def _both_sides(m: Any, views: list[Tensor]) -> Tensor:
+    """No stop-gradient; a teacher that is an average has no gradient to let through, so the student is its
+    own target."""
+    return _siamese(m, views, detach=False)
+
+
+def _siamese(m: Any, views: list[Tensor], detach: bool) -> Tensor:
+    z0, z1 = (m.head(m.backbone(x)) for x in views)
+    p0, p1 = m.prediction_head(z0), m.prediction_head(z1)
+    t0, t1 = (z0.detach(), z1.detach()) if detach else (z0, z1)
+    loss: Tensor = 0.5 * (m.criterion(p0, t1) + m.criterion(p1, t0))
+    return loss
+
+
+def _dino_without_teacher(m: Any, views: list[Tensor]) -> Tensor:
+    """The student's own prototypes as targets, without gradient."""
+    student = [m.head(m.backbone(x)) for x in views]
+    loss: Tensor = m.criterion([out.detach() for out in student], student, epoch=m.epoch)
+    return loss
+
+
+LOSSES = {
+    ("lejepa", "sigreg"): _prediction_only,
+    ("byol", "teacher"): _byol_without_teacher,
+    ("byol", "stop_gradient"): _both_sides,
+    ("simsiam", "stop_gradient"): _both_sides,
+    ("dino", "teacher"): _dino_without_teacher,
+}
+
+
+def measure(cfg: DictConfig) -> dict[str, Any]:
+    """Train; losses and effective ranks on the way, accuracies at the end."""
+    images = data.load(cfg.data, cfg.data_root)
+    method = method_of(cfg, images.train.shape[1], cfg.max_steps)
+    optimizer, schedule = method.optimizer()
+    curve: dict[str, list[float]] = {"step": [], "rank": [], "spread": []}
+    losses: list[float] = []
+    diverged, batches = False, len(images.train) // cfg.batch_size
+    torch.manual_seed(cfg.seed)  # the same order for every method and encoder
+    for step in range(cfg.max_steps):
+        if step % batches == 0:
+            order = torch.randperm(len(images.train))
+            method.epoch = step // batches
+        if step % cfg.every == 0:
+            _watch(method, images.test, step, curve)
+        method.train()
+        chosen = order[step % batches * cfg.batch_size :][: cfg.batch_size]
+        loss = method(images.train[chosen])
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            diverged = True
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    features, embeddings = _embedded(method, images.test)
+    diverged = diverged or not bool(features.isfinite().all() and embeddings.isfinite().all())
+    row = {"steps": len(losses), "diverged": diverged, "roughness": roughness(losses)}
+    row["loss"] = None if diverged else round(float(np.mean(losses[-WINDOW:])), 5)
+    if not diverged:
+        _watch(method, images.test, cfg.max_steps, curve)
+        rank, spread = curve["rank"][-1], curve["spread"][-1]
+        row |= {"embedding_rank": rank, "spread": spread, "collapsed": spread < SPREAD or rank < RANK}
+        row["effective_rank"] = round(probes.effective_rank(features.numpy()), 3)
+        row |= _scores(_embedded(method, images.train)[0], features, images, cfg)
+    thin = max(1, len(losses) // 60)
+    row |= {f"curve_{name}": values for name, values in curve.items()}
+    return row | {"curve_loss": [round(value, 4) for value in losses[::thin]]}
+
+
+def _scores(train: Tensor, test: Tensor, images: data.Images, cfg: DictConfig) -> dict[str, float]:
+    found = probes.accuracies(
+        probes.Split(train.numpy(), images.train_labels.numpy()),
+        {"": probes.Split(test.numpy(), images.test_labels.numpy())},
+        labels=[cfg.labels],
+        draws=cfg.draws,
+        probes=["knn", "linear"],
+    )
+    return {key.rpartition("_")[0]: value for key, value in found.items()}
+
+
+@torch.no_grad()
+def _embedded(method: Method, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and what the head makes of them."""
+    method.eval()
+    features = method.backbone(images.float().div(255))
+    return features, method.head(features)
+
+
+def _watch(method: Method, images: Tensor, step: int, curve: dict[str, list[float]]) -> None:
+    """Effective rank of the embeddings, and their spread over directions (1: even, 0: one point)."""
+    z = _embedded(method, images)[1]
+    spread = normalize(z, dim=1).var(0, correction=0).sum().sqrt()
+    found = (step, probes.effective_rank(z.numpy()), float(spread))
+    for name, value in zip(("step", "rank", "spread"), found, strict=True):
+        curve[name].append(round(value, 4))
+
+
+def roughness(losses: list[float]) -> float | None:
+    """How far a loss travels up and down, over its range: 1 if it falls all the way.
+
+    Of means over `WINDOW` steps, so that the noise of a batch does not count; None where it is not finite or
+    too short.
+    """
+    whole = np.array(losses[: len(losses) // WINDOW * WINDOW]).reshape(-1, WINDOW).mean(1)
+    if len(whole) < 3 or not np.isfinite(whole).all() or np.ptp(whole) < 1e-9:
+        return None
+    return round(float(np.abs(np.diff(whole)).sum() / np.ptp(whole)), 3)
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """With booleans as such, and a name for each method with what it lacks."""
+    found = frame.copy()
+    for key in ("diverged", "collapsed"):
+        found[key] = found[key].astype(str) == "True"
+    part = [
+        "" if pd.isna(value) else f" without {WORDS.get(str(value), str(value))}"
+        for value in found["without"]
+    ]
+    found["variant"] = [SHOWN[name] + text for name, text in zip(found.method, part, strict=True)]
+    return found
+
+
+def _order(found: pd.DataFrame) -> list[str]:
+    ordered = [
+        SHOWN[name] + (f" without {WORDS.get(part, part)}" if part else "")
+        for name, parts in REMOVABLE.items()
+        for part in ("", *parts)
+    ]
+    return [name for name in ordered if name in set(found.variant)]
+
+
+def table(frame: pd.DataFrame) -> str:
+    """All encoders together, then by learning rate, then by norm."""
+    found = _named(frame)
+    lines = {}
+    for name in _order(found):
+        own = found[found.variant == name]
+        alive = own[~own.diverged]
+        lines[name] = {
+            "runs": len(own),
+            "diverged, %": round(100 * own.diverged.mean()),
+            "collapsed, %": round(100 * own.collapsed.mean()),
+            "rank of embeddings, median": round(alive.embedding_rank.median(), 1),
+            "rank of features, median": round(alive.effective_rank.median(), 1),
+            "k-NN, median": round(100 * alive.knn.median(), 1),
+            "k-NN, best": round(100 * alive.knn.max(), 1),
+            "roughness of the loss, median": round(alive.roughness.median(), 2),
+        }
+    parts = [markdown(pd.DataFrame.from_dict(lines, orient="index").rename_axis("method"))]
+    found["failed"] = 100.0 * (found.diverged | found.collapsed)
+    for key in ("lr", "norm", "depth", "width"):
+        if found[key].nunique() > 1:
+            shares = found.pivot_table(index="variant", columns=key, values="failed").round(0)
+            shares = shares.reindex(_order(found)).rename_axis("method")
+            shares.columns = [f"{key}={value}" for value in shares.columns]
+            parts += [f"Diverged or collapsed, %, by {key}:", markdown(shares)]
+    return "\n\n".join(parts)
+
+
+def figure(frame: pd.DataFrame) -> Figure:
+    """Share that failed, accuracy against learning rate, rank over steps."""
+    found = _named(frame)
+    names, rates = _order(found), sorted(found.lr.unique())
+    fig, axes = picture.panels(
+        1,
+        3,
+        title="What stays alive, and what is lost with each part",
+        note=f"n = {len(found)} runs on {found.data.iloc[0]}: {len(rates)} learning rates, "
+        f"{found.depth.nunique()} depths, {found.width.nunique()} widths, {found.norm.nunique()} norms, "
+        f"{found.seed.nunique()} seeds. Collapsed: embeddings of effective rank below {RANK} or spread below "
+        f"{SPREAD}. Middle and right: mean, whole methods in full lines; with their variants dashed.",
+        size=(17, 5.2),
+    )
+    at = np.arange(len(names))[::-1]
+    collapsed = [100 * found[found.variant == name].collapsed.mean() for name in names]
+    diverged = [100 * found[found.variant == name].diverged.mean() for name in names]
+    axes[0].barh(at, collapsed, color=picture.ORANGE, label="collapsed")
+    axes[0].barh(at, diverged, left=collapsed, color=picture.RED, label="diverged")
+    axes[0].set_yticks(at, names)
+    axes[0].set_xlim(0, 100)
+    picture.label(axes[0], "Runs that failed", "share of runs, %", "")
+    picture.legend(axes[0], below=True, ncols=2)
+    ends: dict[int, list[tuple[float, float, str, str]]] = {1: [], 2: []}
+    for name in names:
+        own = found[(found.variant == name)]
+        method, whole = own.method.iloc[0], own["without"].isna().all()
+        look = {
+            "color": HUES[method],
+            "linestyle": "-" if whole else "--",
+            "linewidth": 2.0 if whole else 0.9,
+        }
+        knn = 100 * own.assign(knn=own.knn.where(~own.diverged, 0.0)).groupby("lr").knn.mean()
+        axes[1].plot(knn.index, knn, marker="o" if whole else None, **look)
+        steps, ranks = _ranks(own)
+        axes[2].plot(steps, ranks, **look)
+        if whole:
+            ends[1].append((float(knn.index[-1]), float(knn.iloc[-1]), SHOWN[method], HUES[method]))
+            if len(steps):
+                ends[2].append((float(steps[-1]), float(ranks[-1]), SHOWN[method], HUES[method]))
+    picture.log_ticks(axes[1], rates)
+    axes[2].set_yscale("log")
+    picture.label(axes[1], "Accuracy (diverged: 0)", "learning rate of AdamW", "k-NN on test images, %")
+    picture.label(axes[2], "Effective rank of the embeddings", "step", "geometric mean over runs")
+    for i, placed in ends.items():
+        picture.name_ends(axes[i], placed)
+    return fig
+
+
+def _ranks(own: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and the geometric mean of the ranks there over the runs that did not diverge."""
+    alive = own[~own.diverged]
+    if alive.empty:
+        return np.array([]), np.array([])
+    ranks = np.array([_numbers(text) for text in alive.curve_rank])
+    steps = np.array(_numbers(alive.curve_step.iloc[0]))
+    return steps, np.exp(np.log(np.clip(ranks, 0.5, None)).mean(0))
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(value) for value in str(text).split()]
