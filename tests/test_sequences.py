@@ -57,7 +57,7 @@ def test_few_samples_beside_a_large_leading_axis_are_a_warning_once():
     with pytest.warns(SampleAxisWarning, match="transpose"):
         sigreg(z)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", SampleAxisWarning)
         sigreg(z)
         SIGReg(num_slices=4)(z.transpose(0, 1))
         SIGReg(num_slices=4, memory=32)(z)

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks import picture
+from benchmarks.accuracy import baselines
 from benchmarks.report import markdown, spread
 from benchmarks.training import check as check
 from benchmarks.training import measure as measure
@@ -68,9 +69,6 @@ def figure(frame: pd.DataFrame) -> Figure:
         kind, _, labels = probe.partition("_")
         name = "k-NN" if kind == "knn" else "Linear probe"
         picture.label(ax, f"{name}, {labels} labels a class", "training images", "accuracy on test images, %")
-        floors = {
-            what: values[probe] for what, values in found.attrs.get("floors", {}).items() if probe in values
-        }
-        picture.floors(ax, floors)
+        picture.baselines(ax, baselines(frame, probe))
         picture.name_ends(ax, ends)
     return fig
