@@ -48,8 +48,8 @@ def kernel_bias(name: str, h: float, D: int) -> float:
 
         E_q |m(q) - q|^2,   m(q) the mean of the density near q as the kernel weights it
 
-    with infinitely many samples: what is left is bias.  Exact up to quadrature; for h -> 0 it is h^4 times the
-    Fisher information of the density, where it has one.
+    with infinitely many samples: what is left is bias.  Exact up to quadrature; for h -> 0 it is h^4 times
+    the Fisher information of the density, where it has one.
     """
     if name == "sphere":  # von Mises and Fisher's mean resultant length at concentration D / h^2
         shrunk = special.ive(D / 2, D / h**2) / special.ive(D / 2 - 1, D / h**2)
@@ -76,7 +76,8 @@ def _density(name: str, z: Array) -> Array:
 
 
 def fisher(name: str, D: int) -> float:
-    """The Fisher information J(p) of Theorem 1; infinite for the uniform density and the sphere.
+    """The Fisher information J(p) of Theorem 1; infinite for the uniform density and, in the limit of ever
+    thinner shells, for the sphere.
 
     tr(Sigma^-1) for the Gaussians, 2 D for Laplace, D (nu + 1) nu / ((nu + 3) (nu - 2)) for Student's t.
     """
