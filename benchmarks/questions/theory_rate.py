@@ -202,21 +202,29 @@ def figure(frame: pd.DataFrame) -> Figure:
         title="The error of a mean over K slices (above); a cloud in high dimension fitted with K (below)",
         note=f"Above: relative rms error over {TURNS} random directions, mean and range over "
         f"{rate.seed.nunique()} seeds; the grey line has Theorem 5's exponent -alpha/(D-1), through the "
-        f"first point of the design. Below: {int(toys.N.max()) if len(toys) else 0} points, Adam, mean and sd over "
-        f"{toys.seed.nunique()} seeds, at the learning rate that is best for each curve.",
+        f"first point of the design. Below: {int(toys.N.max()) if len(toys) else 0} points, Adam, mean (and sd) "
+        f"of {toys.seed.nunique()} seeds, at the learning rate that is best for each curve.",
         size=(16, 11),
     )
     dimensions = sorted(rate.D.unique())
     for row, D in enumerate([*dimensions[:1], *dimensions[1:][-1:]]):
         for ax, density in zip(axes[4 * row : 4 * row + 4], ALPHA, strict=True):
             _rate_panel(ax, rate[(rate.D == D) & (rate.density == density)], f"D = {int(D)}, {density}")
+        _same_height(axes[4 * row : 4 * row + 4])
     if len(dimensions):
-        axes[3].legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        picture.legend(axes[0], loc="lower left", bbox_to_anchor=(0.0, 0.0))
     if len(toys):
         _toy_panels(axes[8:], chosen(toys))
     for ax in axes:
         ax.set_visible(bool(ax.get_title(loc="left")))
     return fig
+
+
+def _same_height(axes: list[Axes]) -> None:
+    """The same limits for all panels of a row."""
+    limits = [ax.get_ylim() for ax in axes]
+    for ax in axes:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def _rate_panel(ax: Axes, rows: pd.DataFrame, title: str) -> None:
@@ -263,7 +271,7 @@ def _toy_panels(axes: list[Axes], best: pd.DataFrame) -> None:
         picture.label(
             ax, "Resampled slices" if resample else "Fixed slices", "step", "statistic over all slices"
         )
-    axes[2].legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    picture.legend(axes[2])
     for ax in axes[:3]:
         ax.axhline(NULL, color=picture.GREY, linestyle=":", linewidth=1.2)
         ax.set_yscale("log")
