@@ -49,7 +49,7 @@ def energy(A: Array, degree: int) -> tuple[float, Array]:
     return total, 2 * A @ slope / K**2
 
 
-def design(D: int, K: int, rng: np.random.Generator, steps: int = 400) -> Array:
+def design(D: int, K: int, rng: np.random.Generator, steps: int = 2000) -> Array:
     """K unit columns `(D, K)`, from random ones by L-BFGS on `energy` at `design_degree`."""
     degree = design_degree(D, K)
 
@@ -58,9 +58,9 @@ def design(D: int, K: int, rng: np.random.Generator, steps: int = 400) -> Array:
         length = np.linalg.norm(X, axis=0)
         A = X / length
         value, gradient = energy(A, degree)
-        return value, ((gradient - A * (A * gradient).sum(0)) / length).ravel()
+        return K * value, (K * (gradient - A * (A * gradient).sum(0)) / length).ravel()
 
-    options = {"maxiter": steps, "ftol": 0.0, "gtol": 1e-12}
+    options = {"maxiter": steps, "maxfun": 2 * steps, "maxcor": 30, "ftol": 0.0, "gtol": 1e-13}
     start = rng.standard_normal(D * K)
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x.reshape(D, K)
     return found / np.linalg.norm(found, axis=0)
