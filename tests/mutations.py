@@ -108,6 +108,7 @@ MUTANTS = [
     Mutant("the state forgets the step", "regularizer.py", "self.step])", "0 * self.step])", S, k="meta"),
     Mutant("memory: gradient and age", "memory.py", "[..., -M:, :].clone()", "[..., :M, :].clone()", S, k="beside_the_batch"),
     Mutant("memory: masked rows are kept", "memory.py", "order = (kept > 0).int()", "order = (kept >= 0).int()", S, k="take_no_place"),
+    Mutant("memory: buffers, which DDP overwrites", "memory.py", "self.rows: Tensor | None = None", 'self.register_buffer("rows", None)', "test_distributed_training.py", k="memory"),
     Mutant("microbatches: no copy of the random state", "microbatches.py", "        set_random_state(states[i])\n", "", X, k="dropout"),
     Mutant("microbatches: every part the first one's gradient", "microbatches.py", "gradients[i], last)", "gradients[0], last)", X, k="unsplit and any_split"),
     Mutant("microbatches: views of the encoder are kept", "microbatches.py", "z.clone() for z in", "z for z in", X, k="small_views"),

@@ -66,6 +66,20 @@ def test_sigreg_inside_the_wrapped_module_lives_with_the_broadcast_of_buffers():
         assert steps == 3
 
 
+def descend_with_memory_inside_ddp(problem: Problem) -> list[float]:
+    model = DDP(WithLoss(problem, memory=8))
+    return descend(model, problem.part(dist.get_rank()), model, steps=4)
+
+
+def test_a_memory_inside_the_wrapped_module_keeps_the_rows_of_its_own_rank():
+    """One process keeps the last batch of eight; each of two ranks its four rows of it."""
+    problem = Problem(split=(4, 4))
+    model = WithLoss(problem, group=None, memory=8)
+    expected = descend(model, problem.batch(), model, steps=4)
+    for losses in on_ranks(2, descend_with_memory_inside_ddp, problem):
+        assert losses == pytest.approx(expected, rel=1e-10)
+
+
 def accumulate(problem: Problem, distributed: bool) -> Tensor:
     """The gradients of two micro-batches, communicated with the second one only."""
     model: Any = problem.network()
