@@ -221,7 +221,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory).resolve()
         ignore = shutil.ignore_patterns("__pycache__", ".hypothesis")
-        for name in ("sigreg", "tests", "adapters", "integrations", "docs"):
+        for name in ("sigreg", "tests", "adapters", "integrations", "benchmarks", "docs"):
             shutil.copytree(ROOT / name, copy / name, ignore=ignore)
         shutil.copy(ROOT / "pyproject.toml", copy)
         failure = tests_fail_by(copy, sorted({m.seen_by for m in chosen}), "")

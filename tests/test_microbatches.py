@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from counting import KernelCount
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pool import on_ranks
@@ -23,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.testing import assert_close
 
 from benchmarks import accumulation
+from benchmarks.kernel_count import KernelCount
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.microbatches import backward
 from sigreg.multivariate import exact_sigreg
