@@ -64,7 +64,8 @@ def pooled_attention(model: Any, images: Tensor) -> Tensor:
         found = "no softmax" if weights is None else f"weights of shape {tuple(weights.shape)}"
         raise ValueError(
             f"expected attention weights (N, {module.num_heads}, queries, keys) in the last "
-            f"{type(module).__name__} of {type(model).__name__}, found {found}; use tokens(x), or a model of plain attention"
+            f"{type(module).__name__} of {type(model).__name__}, found {found}; "
+            "use tokens(x), or a model of plain attention"
         )
     queries = slice(None) if by_latent else _pooled(model)
     rows = weights[:, :, queries].mean(2)  # (N, heads, keys)
