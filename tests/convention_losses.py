@@ -1,4 +1,4 @@
-"""What the tests of `convert_lambda` compare: whole losses, of hosts and of stand-ins, under their conventions.
+"""What the tests of `convert_lambda` compare: whole losses, of hosts and of stand-ins.
 
 The stand-ins are written from the descriptions in `sigreg.conventions`, not from the projects' code, and
 integrate the empirical characteristic function directly.  They stand for what no package index has: the
@@ -26,8 +26,8 @@ Loss = Callable[[Tensor], Tensor]
 def views(V: int, N: int = 64, D: int = 16) -> Tensor:
     """`(V, N, D)`: each view holds the same rows in another order.
 
-    The views' samples are then the same one, so that the statistic of all V N rows together is exactly V times
-    that of a view, while the distance between the views of a row is not zero.
+    The views' samples are then the same one, so that the statistic of all V N rows together is exactly V
+    times that of a view, while the distance between the views of a row is not zero.
     """
     rows = embeddings(N, D, scale=0.5)
     generator = torch.Generator().manual_seed(7)
@@ -71,7 +71,7 @@ def _directions(D: int) -> Tensor:
 
 
 def _epps_pulley(x: Tensor, t: Tensor) -> Tensor:
-    """The integral of exp(-t^2/2) |ecf(t) - exp(-t^2/2)|^2 over a grid, of columns: `(N, K)` -> mean over K."""
+    """The integral of exp(-t^2/2) |ecf(t) - exp(-t^2/2)|^2 over a grid: `(N, K)` -> mean over K."""
     phi = torch.exp(-t.square() / 2)
     xt = x[..., None] * t
     ecf = torch.complex(xt.cos(), xt.sin()).mean(-3)
