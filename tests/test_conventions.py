@@ -1,7 +1,7 @@
 """Lambdas of other implementations: each loss at the converted lambda weighs its two terms as ours does.
 
-lightly is called itself; tests/hosts/test_conventions.py calls stable-pretraining, stable-worldmodel and,
-from a clone, eb_jepa.  For what no package index has, `convention_losses` holds stand-ins.
+lightly is called itself; tests/hosts/test_host_conventions.py calls stable-pretraining, stable-worldmodel
+and, from a clone, eb_jepa.  For what no package index has, `convention_losses` holds stand-ins.
 """
 
 import lightly
