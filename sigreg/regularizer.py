@@ -228,8 +228,9 @@ class SIGReg(nn.Module):
         was_meta = self.step.is_meta
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._recent.clear()  # they may lie on another device now
-        if was_meta and not self.step.is_meta:  # to_empty leaves whatever the memory held
+        if was_meta and not self.step.is_meta:  # after to_empty, which leaves values undefined
             self.step.zero_()
+            self.reset_memory()
         return self
 
     def get_extra_state(self) -> Tensor:
