@@ -200,7 +200,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         3,
         title="Bias and risk of other embeddings over the isotropic Gaussian's: below 1 the Gaussian loses",
         note=f"D = {frame.D.iloc[0]}, equal total variance. Left: exact, Gaussian kernel, linear tasks, "
-        f"infinitely many samples. Others: n = {int(largest.n.iloc[0])} labels with noise, "
+        f"infinitely many samples. Middle and right: n = {int(largest.n.iloc[0])} labels with noise, "
         f"{int(largest.tasks.iloc[0]) // 2} random tasks a seed, each probe at its best setting; geometric "
         f"mean and 95 % interval over {largest.seed.nunique()} seeds. `gaussian` there is a second sample.",
         size=(16, 5.2),
