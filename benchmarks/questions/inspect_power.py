@@ -137,8 +137,8 @@ def figure(frame: pd.DataFrame) -> Figure:
     fig, axes = picture.panels(
         columns=max(1, planted.D.nunique()),
         title="Planted defects that diagnose names, against the number of rows",
-        note=f"Share of {planted.draws.max()} draws. Defects that are named in every draw at every N are left "
-        "out; the table has them.",
+        note=f"Share of {planted.draws.max()} draws. Defects that are named in every draw at every N are "
+        "left out; the table has them.",
         size=(6.6 * max(1, planted.D.nunique()), 4.8),
         sharey=True,
     )
