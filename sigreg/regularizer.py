@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from sigreg import collectives, kernels
 from sigreg.collectives import BatchGroup, Group
-from sigreg.directions import Directions, Name, by_name, random_bits
-from sigreg.functional import mean_over_slices, quadrature_of
-from sigreg.kernels import BACKENDS, Backend, no_autocast
+from sigreg.directions import Directions, Name, by_name
+from sigreg.functional import mean_over_slices, members_of
+from sigreg.kernels import Backend, no_autocast
 from sigreg.memory import Memory
+from sigreg.random_numbers import random_bits
 from sigreg.sample import Sample, transformed
 from sigreg.univariate.epps_pulley import epps_pulley
-from sigreg.univariate.statistic import Choice, describe, parse
+from sigreg.univariate.statistic import Choice, describe
 
 _REMEMBERED = 16  # calls whose step a recomputation during backward can find again
 _FEW, _MANY = 8, 32  # fewer samples than one tests, beside more leading indices than one has views
@@ -103,14 +104,9 @@ class SIGReg(nn.Module):
             raise ValueError(f"num_slices={num_slices} must be at least 1; the paper uses 1024")
         if memory < 0:
             raise ValueError(f"memory={memory} must be at least 1, or 0 for none")
-        if backend not in BACKENDS:
-            raise ValueError(f"backend={backend!r} is unknown; use one of {BACKENDS}")
-        if unbiased:
-            statistic_kwargs["unbiased"] = True
-        self.statistic = parse(statistic, statistic_kwargs)
-        fused = [quadrature_of(member) for member in self.statistic if member.function is epps_pulley]
-        if not fused and backend not in ("auto", "eager"):
-            raise ValueError(f"backend={backend!r} computes epps_pulley alone, got {statistic!r}; use 'auto'")
+        if unbiased is not False:  # other statistics do not take it
+            statistic_kwargs["unbiased"] = unbiased
+        self.statistic = members_of(statistic, statistic_kwargs, backend)
         modules = [m.function for m in self.statistic if isinstance(m.function, nn.Module)]
         if modules:  # so that their parameters are found
             self.statistic_modules = nn.ModuleList(modules)
@@ -137,6 +133,8 @@ class SIGReg(nn.Module):
             step: use the directions of this step; nothing advances.  Needed under `torch.func` in training
                 mode.
         """
+        if isinstance(step, float):
+            raise TypeError(f"step={step!r} must be an int or a tensor that holds one")
         group = collectives.resolve(self.group)
         if self.memory is not None and weights is None:
             weights = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
@@ -238,6 +236,8 @@ class SIGReg(nn.Module):
         return torch.stack([torch.full_like(self.step, self.seed), self.step])
 
     def set_extra_state(self, state: Any) -> None:
+        if not isinstance(state, Tensor) or state.shape != (2,):
+            raise ValueError(f"SIGReg's state is a tensor [seed, step], got {state!r}")
         seed, step = state.unbind()
         self.seed = int(seed)
         self.step = step.to(self.step.device if not self.step.is_meta else step.device, copy=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sigreg.diagnostics.rank import effective_rank, rank_behind
 from sigreg.diagnostics.reachable import collapsed_value, expected_value, reachable_value
-from sigreg.directions import gaussian, normal_numbers
+from sigreg.directions import gaussian
+from sigreg.random_numbers import normal_numbers
 from sigreg.sample import Sample, checked
 from sigreg.univariate import anderson_darling, epps_pulley, jarque_bera, vcreg
 
