@@ -116,7 +116,7 @@ def sobol(
     """K quasi-random directions: Sobol points, shifted anew at every step: `(D, K)`, unit columns.
 
     The points are made once; (seed, step) only flips their binary digits, one hashed pattern for each
-    coordinate (a digital shift), which keeps their evenness and makes every direction uniform on the
+    coordinate (a digital shift), which keeps their low discrepancy and makes every direction uniform on the
     sphere.  Best with K a power of 2.  D is at most 21201.
 
     Example:

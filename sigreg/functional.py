@@ -35,14 +35,14 @@ def sigreg(
         statistic: a name in `sigreg.univariate`, a callable or a dict of weights over these (see `SIGReg`).
         weights: bool (a mask) or non-negative floats that broadcast to `(..., N)`, treated as constants.
             The distribution function or characteristic function becomes the weighted one, and N becomes
-            (sum w)^2 / sum w^2.  Rows of weight 0 get a gradient of 0, whatever they hold; views without
+            (sum w)^2 / sum w^2.  Rows of weight 0 get a gradient of 0, even if they hold NaN; views without
             any valid row leave the mean; when nothing is valid the value is 0.
         group: the processes that share the batch: None (this one alone), "auto" or a process group.
         backend: how Epps-Pulley is computed; see `sigreg.kernels`.
         **settings: of the statistic, e.g. `t_max=5.0`.
 
     Returns:
-        A scalar, float32 (float64 for float64), whatever autocast says.
+        A scalar, float32 (float64 for float64), also under autocast.
 
     Raises:
         TypeError: z is not a floating-point tensor, or a setting that the statistic does not know.
