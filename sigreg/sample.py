@@ -2,9 +2,9 @@
 
 A sample of weights w_n has the total weight W = sum w and the effective sample size
 N = (sum w)^2 / sum w^2, which is the number of rows where all weights are equal.  A mask is a weight of
-0 or 1, and rows of weight 0 are replaced by zeros first, so that whatever they hold (NaN included)
-reaches neither value nor gradient.  W and N belong to the whole batch: over several processes they
-travel with the first message that a statistic sends.
+0 or 1, and rows of weight 0 are replaced by zeros first, so that their contents (NaN included) affect
+neither value nor gradient.  W and N are those of the whole batch: over several processes they are summed in
+the first message that a statistic sends.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Sample:
 
     @classmethod
     def of(cls, x: Tensor | Sample, weights: Tensor | None = None, group: Group = None) -> Sample:
-        """A sample from tensors; a sample stays what it is."""
+        """A sample from tensors; a `Sample` is returned as it is."""
         return x if isinstance(x, Sample) else cls(x, weights, group)
 
     def replaced(self, x: Tensor, group: BatchGroup | None = None) -> Sample:
@@ -92,7 +92,7 @@ class Sample:
         return (values if self.weights is None else self.weights.unsqueeze(-1) * values).sum(-2)
 
     def all_reduce(self, *parts: Tensor) -> tuple[Tensor, ...]:
-        """Sums over the processes; the first call also settles W and N, in the same message."""
+        """Sums over the processes; the first call also computes W and N, in the same message."""
         if self.group.size == 1:
             return parts
         if self._totals is not None:

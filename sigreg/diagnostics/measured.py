@@ -92,11 +92,11 @@ def measure(z: Tensor, *, num_slices: int, seed: int) -> Measured:
 
     A = gaussian(D, num_slices, seed=seed, device=z.device, dtype=z.dtype)
     value = float(epps_pulley(z @ A).mean())
-    effective = effective_rank(spectrum)
+    effective = float(effective_rank(spectrum))
     rank = rank_behind(effective, N, D)
     towards = torch.nn.functional.normalize(x, dim=1)
     towards = towards - towards.mean(0)
-    directional = effective_rank(torch.linalg.eigvalsh(towards @ towards.T if wide else towards.T @ towards))
+    of_directions = torch.linalg.eigvalsh(towards @ towards.T if wide else towards.T @ towards)
 
     # a trace of squares without the (tr)^2 / n that a finite N adds, for a Wishart matrix
     population = n**2 / ((n + 2) * max(n - 1, 1)) * (squares - total**2 / n)
@@ -148,7 +148,7 @@ def measure(z: Tensor, *, num_slices: int, seed: int) -> Measured:
         effective_rank=effective,
         expected_effective_rank=expected_effective_rank(N, D),
         rank=rank,
-        rank_of_directions=rank_behind(directional, N, D),
+        rank_of_directions=rank_behind(float(effective_rank(of_directions)), N, D),
         constant_directions=_constant_directions(spectrum, N, D, eps),
         constant_units=int((x == 0).all(0).sum()),
         unevenness=max(D * population / safe**2 - 1, 0.0) if D > 1 else 0.0,

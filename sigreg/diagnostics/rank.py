@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 
-def effective_rank(spectrum: Tensor) -> float:
-    """exp(entropy of the normalised spectrum), 1...D; 1 where all of it is 0."""
+def effective_rank(spectrum: Tensor) -> Tensor:
+    """exp(entropy of the normalised spectrum), a number in 1...D; 1 where all of it is 0."""
     spectrum = spectrum.clamp(min=0)  # rounding
     share = spectrum / spectrum.sum().clamp(min=1e-300)
-    return float(torch.special.entr(share).sum().exp())
+    rank: Tensor = torch.special.entr(share).sum().exp()
+    return rank
 
 
 def expected_effective_rank(N: float, D: float) -> float:
