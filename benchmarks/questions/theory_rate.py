@@ -157,13 +157,14 @@ def _slope(rows: pd.DataFrame) -> str:
 def chosen(frame: pd.DataFrame) -> pd.DataFrame:
     """The toy's rows at the learning rate with the least exact statistic at the end, for each K and kind.
 
-    Only learning rates that ran at as many seeds as any other of that K and kind.
+    The choice is made at the seeds that all learning rates of that K and kind have.
     """
-    last = frame[frame.step == frame.step.max()]
-    tried = last.groupby(["resample", "K", "lr"]).exact.agg(["mean", "size"]).reset_index()
-    tried = tried[tried["size"] == tried.groupby(["resample", "K"])["size"].transform("max")]
-    best = tried.loc[tried.groupby(["resample", "K"])["mean"].idxmin(), ["resample", "K", "lr"]]
-    return frame.merge(best, on=["resample", "K", "lr"])
+    parts = []
+    for _, rows in frame.groupby(["resample", "K"]):
+        seeds = set.intersection(*rows.groupby("lr").seed.agg(set))
+        last = rows[(rows.step == rows.step.max()) & rows.seed.isin(seeds)]
+        parts.append(rows[rows.lr == last.groupby("lr").exact.mean().idxmin()])
+    return pd.concat(parts, ignore_index=True)
 
 
 def table(frame: pd.DataFrame) -> str:
