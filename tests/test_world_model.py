@@ -2,6 +2,7 @@
 collapse."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -147,9 +148,9 @@ def test_rollout_errors_of_a_model_that_predicts_no_change_are_those_of_the_firs
 
 def test_embeddings_collapse_without_sigreg_and_not_with_it():
     episodes, held_out = world.episodes(120, 16, NOISE, 0), world.episodes(40, 16, NOISE, 1)
+    small = Settings(steps=80, batch_size=32, window=2, lr=1e-3)
     without, with_sigreg = (
-        train(Settings(lambda_param=weight, steps=40, batch_size=32), episodes, held_out)[1][-1]["sd"]
-        for weight in (0.0, 0.36)  # 0.09 for a batch of 128: SIGReg is times the batch
+        train(replace(small, lambda_param=weight), episodes, held_out)[1][-1]["sd"] for weight in (0.0, 1.0)
     )
     assert with_sigreg > 0.3
     assert without < 0.02
