@@ -7,10 +7,14 @@ TEST_ENV := OMP_NUM_THREADS=1
 NUMERICAL := $(addprefix tests/test_,statistics.py tails.py weights.py precision.py kernels.py sincos.py \
 	multivariate.py directions.py)
 
-.PHONY: demo test lint test-long test-hosts docs mutations clean
+.PHONY: demo world-model test lint test-long test-hosts docs mutations clean
 
 demo: .venv/installed
 	$(BIN)/python -m integrations.lightly.demo
+
+# A world model from pixels, with SIGReg and without; about 5 minutes on 2 cores.
+world-model: .venv/installed
+	$(BIN)/python -m integrations.world_model.demo
 
 test: lint
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not long"
