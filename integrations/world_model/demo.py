@@ -53,7 +53,7 @@ def _rate(rate: float, tasks: int) -> str:
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
-    start = time.perf_counter()
+    start, work = time.perf_counter(), time.process_time()
     setting = study.prepare(settings, args.held_out, args.tasks)
     results: picture.Results = {}
     models: dict[str, WorldModel] = {}
@@ -65,6 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         "settings": asdict(settings) | {"held_out": args.held_out, "tasks": args.tasks},
         "results": results,
         "seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(time.process_time() - work, 1),  # of all threads
         "versions": {name: version(name) for name in ("sigreg", "torch", "scikit-learn")}
         | {"python": platform.python_version(), "cores": os.cpu_count()},
     }

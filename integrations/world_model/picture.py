@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
-from integrations.world_model import planning, world
+from integrations.world_model import planning, probes, world
 from integrations.world_model.model import WorldModel, embed
 from integrations.world_model.study import VARIANTS, Setting
 
@@ -38,7 +38,7 @@ def draw(results: Results, model: WorldModel, setting: Setting) -> Figure:
         figure, axes = plt.subplots(2, 3, figsize=(15, 9), layout="constrained")
         _frames(axes[0, 0], setting)
         _collapse(axes[0, 1], results)
-        _decoding(axes[0, 2], results)
+        _decoding(axes[0, 2], results, setting)
         _rollouts(axes[1, 0], results)
         _distances(axes[1, 1], model, setting)
         _success(axes[1, 2], results, len(setting.todo.goal))
@@ -52,16 +52,19 @@ def draw(results: Results, model: WorldModel, setting: Setting) -> Figure:
 
 
 def _frames(axis: Axes, setting: Setting) -> None:
-    """Four frames of the first held-out episode, with gaps between them."""
-    times = (0, 5, 10, 15)
-    shown = [setting.held_out.frames[0, min(t, setting.training.length - 1), 0] for t in times]
+    """Four frames of the held-out episode whose agent gets farthest, with gaps between them."""
+    positions = setting.held_out.positions
+    episode = int((positions[:, -1] - positions[:, 0]).norm(dim=1).argmax())
+    times = [t * (setting.training.length - 1) // 3 for t in range(4)]
+    shown = [setting.held_out.frames[episode, t, 0] for t in times]
     frames = [torch.nn.functional.pad(frame, (1, 1, 1, 1), value=torch.nan) for frame in shown]
     image = torch.cat([torch.cat(frames[:2], dim=1), torch.cat(frames[2:], dim=1)])
     axis.imshow(image.numpy(), cmap="gray_r", vmin=-0.2, vmax=1.2)
     for i, t in enumerate(times):
         column, row = (world.SIZE + 2) * (i % 2), (world.SIZE + 2) * (i // 2)
-        axis.text(column + 2, row + 3.5, f"t = {t}", color=BLUE, weight="bold")
-    axis.set_title("What it sees: walls and the agent (disc)")
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        axis.text(column + 1.5, row + 32, f"step {t}", color=BLUE, weight="bold", fontsize=9, bbox=box)
+    axis.set_title("What it sees: two walls and the agent, a disc")
     axis.axis("off")
 
 
@@ -75,18 +78,25 @@ def _collapse(axis: Axes, results: Results) -> None:
     axis.legend()
 
 
-def _decoding(axis: Axes, results: Results) -> None:
-    names = {"reference": "pixels", **{v: VARIANTS[v] for v in ("untrained", "without", "sigreg")}}
-    for i, (key, said) in enumerate((("r2", "4 000 labelled frames"), ("r2_few", "100 labelled frames"))):
-        at = np.arange(len(names)) + 0.4 * i - 0.2
-        values = [max(results[v][key], 0.0) for v in names]
-        colours = [COLOURS[v] for v in names]
-        bars = axis.bar(at, values, 0.38, color=colours, alpha=1.0 if i == 0 else 0.5)
-        axis.bar_label(bars, [f"{results[v][key]:.2f}" for v in names], fontsize=9)
-        axis.plot([], [], "s", color=INK, alpha=1.0 if i == 0 else 0.5, label=said)
-    axis.set_xticks(range(len(names)), list(names.values()))
-    axis.set(title="Position by a linear probe, new episodes", ylabel="R²", ylim=(0, 1.15))
-    axis.legend(loc="upper left")
+def _decoding(axis: Axes, results: Results, setting: Setting) -> None:
+    shown = {
+        "pixels\n1,024": ("reference", ""),
+        "untrained\n1,024": ("untrained", "_convolved"),
+        "untrained\n16": ("untrained", ""),
+        "without\nSIGReg\n16": ("without", ""),
+        "with\nSIGReg\n16": ("sigreg", ""),
+    }
+    many = setting.episodes.positions[:, :: probes.EVERY, 0].numel()
+    for i, (key, number) in enumerate((("r2", many), ("r2_few", probes.FEW))):
+        values = [results[variant][key + end] for variant, end in shown.values()]
+        colours = [COLOURS[variant] for variant, _ in shown.values()]
+        at = np.arange(len(shown)) + 0.4 * i - 0.2
+        bars = axis.bar(at, np.maximum(values, 0), 0.38, color=colours, alpha=1.0 if i == 0 else 0.5)
+        axis.bar_label(bars, [f"{value:.2f}" for value in values], fontsize=8.5)
+        axis.plot([], [], "s", color=INK, alpha=1.0 if i == 0 else 0.5, label=f"{number:,} labelled frames")
+    axis.set_xticks(range(len(shown)), list(shown))
+    axis.set(title="Position by a linear probe, new episodes", ylabel="R²", ylim=(0, 1.25))
+    axis.legend(loc="upper left", ncols=2, fontsize=9)
 
 
 def _rollouts(axis: Axes, results: Results) -> None:
