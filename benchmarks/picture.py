@@ -81,8 +81,9 @@ def log_ticks(ax: Axes, values: Iterable[float], text: Iterable[str] | None = No
 
 
 def plain_log(axis: Axis) -> None:
-    """A logarithmic axis with ticks at 1, 2, 5, written as plain numbers, however short it is."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    """A logarithmic axis with ticks at 1, 2, 5 (1 and 3 over three decades), written as plain numbers."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0, 3.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

@@ -1,4 +1,4 @@
-"""Embeddings of earlier calls, for batches too small for a statistic of their own."""
+"""Embeddings of earlier calls, for batches too small to be tested alone."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ class Memory(nn.Module):
     """The last `size` embeddings of each view, detached, first in first out; empty at the start.
 
     Each process keeps the rows that it saw itself, `size` divided by the number of processes, so that
-    statistics that are mergeable by sums need no gathering.
+    statistics that are mergeable by sums need no gathering.  Rows and weights are in the state_dict but no
+    buffers, because DDP would overwrite the buffers of every process with those of the first.
     """
-
-    rows: Tensor | None
-    weights: Tensor | None
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
-        self.register_buffer("rows", None)  # (..., M, D), the newest last
-        self.register_buffer("weights", None)  # (..., M), 0 where nothing has been stored yet
+        self.rows: Tensor | None = None  # (..., M, D), the newest last
+        self.weights: Tensor | None = None  # (..., M), 0 where nothing has been stored yet
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Empty the memory."""
         self.rows = self.weights = None
 
     def joined(self, sample: Sample, *, advance: bool) -> Sample:
@@ -56,12 +54,12 @@ class Memory(nn.Module):
             self.rows, self.weights = rows[..., -M:, :].clone(), kept[..., -M:].clone()
         return joined
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("rows", "weights"):  # their shapes are known from the first call on
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        for name in ("rows", "weights"):
+            if (stored := getattr(self, name)) is not None:
+                destination[prefix + name] = stored
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        for name in ("rows", "weights"):  # a checkpoint without them is one of an empty memory
             stored = state_dict.get(prefix + name)
-            mine = getattr(self, name)
-            if stored is None:
-                setattr(self, name, None)
-            elif mine is None or mine.shape != stored.shape:
-                setattr(self, name, torch.zeros_like(stored))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+            setattr(self, name, None if stored is None else stored.clone())

@@ -108,6 +108,7 @@ MUTANTS = [
     Mutant("the state forgets the step", "regularizer.py", "self.step])", "0 * self.step])", S, k="meta"),
     Mutant("memory: gradient and age", "memory.py", "[..., -M:, :].clone()", "[..., :M, :].clone()", S, k="beside_the_batch"),
     Mutant("memory: masked rows are kept", "memory.py", "order = (kept > 0).int()", "order = (kept >= 0).int()", S, k="take_no_place"),
+    Mutant("memory: buffers, which DDP overwrites", "memory.py", "self.rows: Tensor | None = None", 'self.register_buffer("rows", None)', "test_distributed_training.py", k="memory"),
     Mutant("microbatches: no copy of the random state", "microbatches.py", "        set_random_state(states[i])\n", "", X, k="dropout"),
     Mutant("microbatches: every part the first one's gradient", "microbatches.py", "gradients[i], last)", "gradients[0], last)", X, k="unsplit and any_split"),
     Mutant("microbatches: views of the encoder are kept", "microbatches.py", "z.clone() for z in", "z for z in", X, k="small_views"),
@@ -134,13 +135,13 @@ MUTANTS = [
     Mutant("sincos: a coefficient of the sine", "kernels/sincos.py", "8.33301729e-3", "8.33401729e-3", "test_sincos.py"),
     Mutant("sincos: a coefficient of the cosine", "kernels/sincos.py", "4.16666407e-2", "4.16676407e-2", "test_sincos.py"),
     Mutant("sincos: large angles", "kernels/sincos.py", ".clamp(-1.6, 1.6)", "", "test_sincos.py"),
-    Mutant("normal numbers: every piece the first", D, "_hashes(first, last, seed, step, device)", "_hashes(0, last - first, seed, step, device)", "test_directions.py", k="in_pieces"),
-    Mutant("gaussian directions: every step the same", D, ".add_(step * 2**32)", ".add_(0 * step)", "test_directions.py", k="seed_and_step"),
-    Mutant("gaussian directions: every seed the same", D, "_mixed(seed + _GAMMA)", "_mixed(_GAMMA)", "test_directions.py", k="seed_and_step"),
+    Mutant("normal numbers: every piece the first", "random_numbers.py", "_hashes(first, last, seed, step, device)", "_hashes(0, last - first, seed, step, device)", "test_directions.py", k="in_pieces"),
+    Mutant("gaussian directions: every step the same", "random_numbers.py", ".add_(step * 2**32)", ".add_(0 * step)", "test_directions.py", k="seed_and_step"),
+    Mutant("gaussian directions: every seed the same", "random_numbers.py", "_mixed(seed + _GAMMA)", "_mixed(_GAMMA)", "test_directions.py", k="seed_and_step"),
     Mutant("orthogonal: not Haar", D, "Q = Q * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)", "Q = Q.abs()", "test_directions.py", k="orthonormal"),
     Mutant("sobol: no shift", D, "^ shift.unsqueeze(-1)", "^ 0", "test_directions.py", k="seed_and_step"),
-    Mutant("diagnostics: p-value from the wrong side", "diagnostics.py", "(null >= value)", "(null <= value)", "test_diagnostics.py", k="departures"),
-    Mutant("diagnostics: axes forgotten", "diagnostics.py", "torch.cat([ep, epps_pulley(z)])", "torch.cat([ep, 0 * epps_pulley(z)])", "test_diagnostics.py", k="worst_slice or departures"),
+    Mutant("diagnostics: p-value from the wrong side", "diagnostics/gaussianity.py", "(null >= value)", "(null <= value)", "test_diagnostics.py", k="departures"),
+    Mutant("diagnostics: axes forgotten", "diagnostics/gaussianity.py", "torch.cat([ep, epps_pulley(z)])", "torch.cat([ep, 0 * epps_pulley(z)])", "test_diagnostics.py", k="worst_slice or departures"),
     Mutant("lightly: the grid is dropped", A + "lightly.py", "if knots is not _KNOTS:\n            settings", "if True:\n            settings", "test_lightly.py", k="named_grid"),
     Mutant("lightly: t_max is dropped", A + "lightly.py", 'settings["t_max"] = t_max', "pass", "test_lightly.py", k="reach_any_form"),
     Mutant("lightly: every view is global", A + "lightly.py", "], len(global_proj)", "], None", "test_lightly.py"),
@@ -220,7 +221,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory).resolve()
         ignore = shutil.ignore_patterns("__pycache__", ".hypothesis")
-        for name in ("sigreg", "tests", "adapters", "integrations", "docs"):
+        for name in ("sigreg", "tests", "adapters", "integrations", "benchmarks", "docs"):
             shutil.copytree(ROOT / name, copy / name, ignore=ignore)
         shutil.copy(ROOT / "pyproject.toml", copy)
         failure = tests_fail_by(copy, sorted({m.seen_by for m in chosen}), "")

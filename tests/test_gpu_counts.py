@@ -6,11 +6,15 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
+from benchmarks.kernel_count import KernelCount, count
 from sigreg import SIGReg
-from tests.counting import KernelCount, count, embeddings
 
 SHAPES = [(8, 256, 64), (10, 512, 512)]
 K = 1024
+
+
+def embeddings(shape: tuple[int, ...], device: str) -> torch.Tensor:
+    return torch.empty(shape, device=device, requires_grad=True)
 
 
 def mask_like(z: torch.Tensor) -> torch.Tensor:
@@ -37,6 +41,13 @@ def test_the_count_sees_a_copy_from_the_host() -> None:
     with FakeTensorMode(), KernelCount() as counted:
         torch.tensor([1.0, 2.0]).to("cuda")
     assert len(counted.transfers) == 1
+
+
+def test_what_a_kernel_repeats_is_read_once() -> None:
+    row = torch.empty(1, 8)
+    with KernelCount() as counted:
+        row.expand(100, 8) + torch.empty(100, 1)  # reads 8 and 100 numbers, writes 800
+    assert counted.bytes == 4 * (8 + 100 + 800)
 
 
 def lightly(z: torch.Tensor) -> KernelCount:

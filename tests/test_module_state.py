@@ -172,6 +172,21 @@ def test_other_views_than_the_memory_s_are_refused() -> None:
         ours(normal(3, 4, 4))
 
 
+def test_a_memory_that_was_filled_on_the_meta_device_starts_empty() -> None:
+    with torch.device("meta"):
+        ours = SIGReg(num_slices=8, memory=10)
+    ours(torch.empty(4, 4, device="meta"))
+    ours.to_empty(device="cpu")
+    assert_close(ours(normal(8, 4), step=0), SIGReg(num_slices=8)(normal(8, 4), step=0))
+
+
+def test_a_memory_follows_its_embeddings_in_precision() -> None:
+    ours, plain = SIGReg(num_slices=8, memory=10), SIGReg(num_slices=8)
+    first, second = normal(4, 4), normal(4, 4, seed=1)
+    ours(first.float())
+    assert_close(ours(second, step=0), plain(torch.cat([second, first.float().double()]), step=0))
+
+
 def test_a_memory_that_has_moved_on_cannot_be_computed_again() -> None:
     ours = SIGReg(num_slices=8, memory=10)
     z = normal(8, 4).requires_grad_()

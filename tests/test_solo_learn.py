@@ -271,7 +271,7 @@ def _run(tmp_path: Path, first: str, report: str, *command: str) -> subprocess.C
     )  # fmt: skip
 
 
-def test_another_hydra_program_neither_hears_nor_pays_for_the_plugin(tmp_path: Path) -> None:
+def test_in_another_hydra_program_the_plugin_prints_nothing_and_imports_no_torch(tmp_path: Path) -> None:
     report = "'hydra_plugins.sigreg_solo_learn' in sys.modules, 'torch' in sys.modules, 'solo' in sys.modules"
     done = _run(tmp_path, "", report)
     assert (done.returncode, done.stdout, done.stderr) == (0, "True False False\n" * 2, "")

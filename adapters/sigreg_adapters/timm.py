@@ -10,6 +10,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from sigreg_adapters.patches import patch_tokens, pooled_attention
 from sigreg_adapters.projector import projector
 
 
@@ -17,7 +18,7 @@ class Encoder(nn.Module):
     """A timm backbone and a projector: images -> (embedding, projection).
 
     The projection is what `sigreg.LeJEPALoss` sees; the embedding is what a probe or a downstream
-    task uses.
+    task uses.  With a vision transformer, `tokens` and `attention` show where in the image things are.
 
     Args:
         backbone: a timm model name.
@@ -62,3 +63,56 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.backbone(images)  # (N, embedding_dim)
         return embedding, self.projector(embedding)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Patch tokens of a vision transformer, after its last block and norm.
+
+        Those of `backbone.forward_features`, without class, distillation and register tokens.
+
+        Shapes:
+            `(N, channels, H, W)` -> `(N, h, w, C)` with one token for each of h x w patches, row by row.
+
+        Raises:
+            ValueError: the backbone has no patch tokens that all attend to each other (a ResNet, a Swin), or
+                it drops patches in training.
+
+        Example:
+            >>> import torch
+            >>> encoder = Encoder("test_vit").eval()  # 160 pixels in patches of 16
+            >>> tuple(encoder.tokens(torch.randn(2, 3, 160, 160)).shape)
+            (2, 10, 10, 64)
+        """
+        return patch_tokens(self.backbone, images)
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Attention from the pooled token to the patches in the last block of a vision transformer.
+
+        `softmax(q k^T / sqrt(d))` with d the width of a head; norms, rotary and relative positions of the
+        backbone included, dropout not.  Of these weights the rows that form the embedding are averaged:
+
+        - `global_pool="token"`: the class token's row (in a distilled DeiT also the distillation token's);
+        - `global_pool="map"`: the row of the pooling layer's latent query, which comes after the last block;
+        - otherwise (`"avg"`, `"avgmax"`, `"max"`): the rows of all patches.  Their mean says with which
+          weight the block's values enter the average of all outputs.
+
+        The weights of one head sum to 1 over all tokens, thus to 1 over the map where there are patches only
+        and to less beside class or register tokens, which are left out.  The module whose weights are read
+        computes them without the fused kernel for this call; a fused and a plain model give the same.
+
+        Shapes:
+            `(N, channels, H, W)` -> `(N, heads, h, w)`, every weight in [0, 1].
+
+        Raises:
+            ValueError: as for `tokens`, or the last block has no softmax over all tokens for each head.
+
+        Example:
+            >>> import torch
+            >>> encoder = Encoder("test_vit", global_pool="avg", class_token=False).eval()
+            >>> maps = encoder.attention(torch.randn(2, 3, 160, 160))
+            >>> tuple(maps.shape), bool(torch.allclose(maps.sum((2, 3)), torch.ones(2, 2)))
+            ((2, 2, 10, 10), True)
+
+        Source:
+            The maps of a class token are those of Caron et al. 2021, arXiv 2104.14294, Figure 1.
+        """
+        return pooled_attention(self.backbone, images)

@@ -17,16 +17,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import nn
 
 from benchmarks import picture
 from benchmarks.competitors import COMPILED, GRID, IMPLEMENTATIONS, Case, extra_mib, step
+from benchmarks.questions import gpu_cost
 from benchmarks.report import markdown
 
 FLOOR, RIVAL = "projection alone", "lightly"
 STEP = "resnet18"
+sources = ("cost", "gpu_cost")
 
 
 def check(cfg: DictConfig) -> None:
@@ -136,8 +139,8 @@ def _training_step(cfg: DictConfig, device: str) -> list[dict[str, Any]]:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Every shape, then growth, then the training step."""
-    shapes = frame[frame.case != STEP]
+    """Every shape, then growth, then the training step, then the model of a GPU."""
+    shapes, training, counted = _parts(frame)
     growing = {shapes.case[i] for axis in ("N", "K", "points") for i in _series(_parsed(shapes), axis).index}
     columns = [
         "ms",
@@ -154,11 +157,18 @@ def table(frame: pd.DataFrame) -> str:
             shown = rows.set_index("implementation").reindex(columns=columns)
             parts.append(f"(V, N, D, K) = ({', '.join(str(case).split('x'))})\n\n{markdown(shown)}")
     parts.append(_growth(shapes))
-    training = frame[frame.case == STEP]
     if len(training):
         shown = training.set_index("implementation")[["ms", "added_ms", "added_share"]].round(4)
         parts.append(f"A training step (ResNet-18, 32 pixels)\n\n{markdown(shown)}")
+    if len(counted):
+        parts.append(gpu_cost.table(counted))
     return "\n\n".join(parts)
+
+
+def _parts(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The rows of measured shapes, of the training step, and of the model of a GPU."""
+    measured, counted = frame[frame.question == "cost"], frame[frame.question == "gpu_cost"]
+    return measured[measured.case != STEP], measured[measured.case == STEP], counted
 
 
 def _parsed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -204,24 +214,36 @@ SHOWN = {
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """Speed beside lightly as shipped, peak memory, and what both add to a training step."""
-    shapes = frame[(frame.case != STEP) & frame.implementation.isin(SHOWN)]
+    """Speed beside lightly as shipped, peak memory, the share of a training step, the model of a GPU."""
+    shapes, training, counted = _parts(frame)
+    shapes = shapes[shapes.implementation.isin(SHOWN)]
+    training = training[training.added_share > 0] if len(training) else training
+    counted = counted[counted.implementation.isin(SHOWN)]
+    below = [part for part in (training, counted) if len(part)]
+    fig, axes = picture.panels(
+        2 if below else 1,
+        2,
+        title="What SIGReg costs beside lightly's",
+        note=f"Forward and backward, float32, {frame.threads.iloc[0]} threads of {frame.device.iloc[0]}; "
+        "a ratio is the median over rounds of the ratio within a round, one case a shape. "
+        f"A label is V x N x D x K (x points). {gpu_cost.TITLE}: {gpu_cost.NOTE}.",
+        size=(12, 0.3 * shapes.case.nunique() + 2.6 + (3.2 if below else 0)),
+    )
+    _draw_shapes(axes, shapes)
+    if len(training):
+        _draw_training_step(axes[2], training)
+    if len(counted):
+        gpu_cost.draw(axes[3], counted)
+    for ax, part in zip(axes[2:], (training, counted), strict=False):
+        ax.set_visible(len(part) > 0)
+    return fig
+
+
+def _draw_shapes(axes: list[Axes], shapes: pd.DataFrame) -> None:
     speed = shapes.pivot_table(index="case", columns="implementation", values="faster_than_lightly")
     memory = shapes.pivot_table(index="case", columns="implementation", values="extra_mib", dropna=False)
     by = speed["eager"] if "eager" in speed else speed.mean(axis=1)
     order = list(by.sort_values().index)
-    training = (
-        frame[(frame.case == STEP) & frame.added_share.gt(0)] if "added_share" in frame else frame.iloc[:0]
-    )
-    fig, axes = picture.panels(
-        1,
-        3 if len(training) else 2,
-        title="What SIGReg costs beside lightly's",
-        note=f"Forward and backward, float32, {frame.threads.iloc[0]} threads of {frame.device.iloc[0]}; "
-        "a ratio is the median over rounds of the ratio within a round, one case a shape. "
-        "A label is V x N x D x K (x points).",
-        size=(13.5, 0.3 * len(order) + 2.6),
-    )
     for ax, values, title, x in (
         (axes[0], speed, "Speed beside lightly as shipped", "times faster"),
         (axes[1], memory, "Peak memory of a pass", "MiB"),
@@ -242,14 +264,14 @@ def figure(frame: pd.DataFrame) -> Figure:
     axes[1].set_yticks([])
     picture.plain_log(axes[1].xaxis)
     picture.legend(axes[0], below=True, ncols=4)
-    if training.empty:
-        return fig
-    bars = axes[2].bar(
+
+
+def _draw_training_step(ax: Axes, training: pd.DataFrame) -> None:
+    bars = ax.bar(
         list(training.implementation),
         100 * training.added_share,
         color=[SHOWN[name][0] for name in training.implementation],
         width=0.5,
     )
-    axes[2].bar_label(bars, [f"{100 * share:.2f} %" for share in training.added_share])
-    picture.label(axes[2], "Share of a ResNet-18 step", "", "% of the step without SIGReg")
-    return fig
+    ax.bar_label(bars, [f"{100 * share:.2f} %" for share in training.added_share])
+    picture.label(ax, "Share of a ResNet-18 step", "", "% of the step without SIGReg")

@@ -205,8 +205,8 @@ def _seeds(counts: pd.Series) -> str:
 
 
 def _size(runs: pd.DataFrame) -> str:
-    """How many images trained, which data: `10,000 cifar10`."""
+    """How many images trained, which data: `10,000 CIFAR-10`."""
     count = runs.images_seen.iloc[0] / runs.epochs.iloc[0]
     images = runs.images.dropna()
-    data = str(runs.data.iloc[0]).rpartition("/")[2]
+    data = str(runs.data.iloc[0]).rpartition("/")[2].replace("cifar10", "CIFAR-10")
     return f"{10 * int(images.iloc[0]) if len(images) else int(count):,} {data}"

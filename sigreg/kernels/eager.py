@@ -24,7 +24,7 @@ _MIN_SLICES = 64  # fewer would leave the projection, a matrix product, too thin
 
 
 class _Complex(NamedTuple):
-    """Views of complex numbers, made once: to make a view costs as much as to fill a small one."""
+    """Views of complex numbers, made once: creating a view costs as much as filling a small tensor."""
 
     both: Tensor  # (K, V, 2, N): real and imaginary part
     first: Tensor  # (K, V, 1, N): the real part
@@ -54,7 +54,7 @@ class _Tile:
         self._arrange(self.buffers)
 
     def _arrange(self, parts: list[Tensor]) -> None:
-        """All views of the buffers that a pass needs."""
+        """Create all views of the buffers that a pass needs."""
         phi, self.short, scratch, long = parts
         self.phi = phi[:, :, 0]
         self.e3, self.e1 = _pairs(self.short)
@@ -75,7 +75,7 @@ class _Tile:
     def sums(self, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """sum_n w_n cos(2k phi_n) and sum_n w_n sin(2k phi_n), k = 1...P: `(K, V, P)` each."""
         e1, e2, e3, e8, long = self.e1, self.e2, self.e3, self.e8, self.long
-        e1.real.copy_(self.phi.cos())  # writing into rows apart would take the cosine twice as long
+        e1.real.copy_(self.phi.cos())  # cos(out=) into strided rows takes twice as long
         e1.imag.copy_(self.phi.sin())
         _multiply(e1, e1, out=e2)
         _multiply(e1, e2, out=e3)

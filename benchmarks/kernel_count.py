@@ -1,14 +1,23 @@
-"""Count what a GPU would run: kernels, bytes and host synchronisations, on tensors without data."""
+"""What a GPU would run, counted on tensors without data: kernels launched, bytes moved, memory held.
+
+The time computed from these is a model, not a measurement.  A kernel takes as long as its launch or as moving
+its bytes, whichever is longer; arithmetic is free, an operator is one kernel, and every tensor comes from the
+device's memory rather than from a cache.
+"""
 
 from __future__ import annotations
 
 import weakref
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+LAUNCH = 5e-6  # seconds: what PyTorch's host side takes for an operator
+BANDWIDTH = 2e12  # bytes a second: an A100 of 80 GB
 
 # operators that launch no kernel: views, allocation, questions about a tensor
 NO_KERNEL = (
@@ -25,11 +34,12 @@ class KernelCount(TorchDispatchMode):
         super().__init__()
         self.kernels: Counter[str] = Counter()
         self.bytes = 0
+        self.seconds = 0.0  # of the model
         self.transfers: list[str] = []
         self.peak = 0  # bytes of all tensors that were alive at once, those of the caller not counted
         self._alive: dict[int, int] = {}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         self._track(out)
         name = func._schema.name.split("::")[1]
@@ -38,13 +48,15 @@ class KernelCount(TorchDispatchMode):
         given = {k: v for k, v in (kwargs or {}).items() if k != "out"}  # written once, as the result
         tensors = [t for t in tree_leaves((args, given, out)) if isinstance(t, Tensor)]
         devices = {t.device.type for t in tensors if t.ndim > 0 or t.device.type != "cpu"}
+        moved = sum(_bytes(t) for t in tensors)
         self.kernels[name] += 1
-        self.bytes += sum(t.numel() * t.element_size() for t in tensors)
+        self.bytes += moved
+        self.seconds += max(LAUNCH, moved / BANDWIDTH)
         if name == "_local_scalar_dense" or len(devices) > 1:
             self.transfers.append(f"{name} {sorted(devices)}")
         return out
 
-    def _track(self, out) -> None:
+    def _track(self, out: Any) -> None:
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
@@ -59,14 +71,18 @@ class KernelCount(TorchDispatchMode):
         return sum(self.kernels.values())
 
 
-def count(call, *args) -> KernelCount:
+def _bytes(tensor: Tensor) -> int:
+    """What a kernel reads or writes of a tensor; an expanded dimension is read once."""
+    numbers = 1
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        numbers *= size if stride or not size else 1
+    return numbers * tensor.element_size()
+
+
+def count(call: Callable[..., Tensor], *args: Tensor) -> KernelCount:
     """What `call(*args)` and the backward pass of its result cost."""
     with KernelCount() as counter:
         loss = call(*args)
         if loss.requires_grad and loss.device.type == "meta":  # autograd refuses fake CUDA tensors
             loss.backward()
     return counter
-
-
-def embeddings(shape: tuple[int, ...], device: str) -> Tensor:
-    return torch.empty(shape, device=device, requires_grad=True)

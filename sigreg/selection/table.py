@@ -1,0 +1,90 @@
+"""A table of runs from whatever holds one: dicts, columns, a DataFrame, a CSV file."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Value: TypeAlias = "float | int | bool | str | None"
+Row: TypeAlias = "dict[str, Value]"
+
+
+def rows_of(table: Any) -> list[Row]:
+    """One dict for each run; text that is a number or a truth value becomes one, empty cells None.
+
+    Args:
+        table: a list of dicts, a dict of columns, or a DataFrame (pandas: `to_dict`; polars: `to_dicts`).
+
+    Raises:
+        TypeError: something else.
+        ValueError: columns of different lengths, or no run at all.
+    """
+    if callable(to_dicts := getattr(table, "to_dicts", None)):
+        table = to_dicts()
+    elif callable(to_dict := getattr(table, "to_dict", None)):
+        table = to_dict("records")
+    if isinstance(table, Mapping):
+        lengths = {len(column) for column in table.values()}
+        if len(lengths) > 1:
+            raise ValueError(f"the columns have different lengths, {sorted(lengths)}; give one value a run")
+        table = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    rows = list(table) if isinstance(table, Iterable) and not isinstance(table, str | bytes) else None
+    if rows is None or not all(isinstance(row, Mapping) for row in rows):
+        raise TypeError(
+            f"expected a list of dicts, a dict of columns or a DataFrame, got {type(table).__name__}; "
+            "of a CSV file: rank_runs(sigreg.selection.read_csv(path))"
+        )
+    if not rows:
+        raise ValueError("the table holds no run; expected one row a run")
+    columns = list(dict.fromkeys(str(column) for row in rows for column in row))
+    return [{column: plain(row.get(column)) for column in columns} for row in rows]
+
+
+def plain(value: Any) -> Value:
+    """A cell as a number, a truth value or text; None for an empty one and for NaN."""
+    if callable(item := getattr(value, "item", None)):
+        with contextlib.suppress(ValueError, RuntimeError):  # more than one number
+            value = item()  # a scalar of numpy or torch
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, float | int):
+        text = str(value).strip()
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        for number in (int, float):
+            with contextlib.suppress(ValueError):
+                return plain(number(text))
+        return text or None
+    return None if math.isnan(value) else value
+
+
+def read_csv(path: str | Path) -> list[Row]:
+    """The runs of a CSV file with a header, one row a run.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it has no header, is not text, or a row is longer than the header.
+    """
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        try:
+            rows: list[dict[Any, Any]] = list(csv.DictReader(file))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    for number, row in enumerate(rows, start=2):
+        if None in row:
+            raise ValueError(f"{path}: row {number} has more cells than the header")
+    if not rows:
+        raise ValueError(f"{path} holds no run; expected a header and one row a run")
+    return rows_of(rows)
+
+
+def write_csv(path: str | Path, rows: list[Row]) -> None:
+    """Rows of equal columns as a CSV file."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

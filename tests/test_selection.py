@@ -1,0 +1,238 @@
+"""Runs are ranked by their training loss within one objective, and refused across objectives."""
+
+import csv
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from sigreg.selection import rank_runs, read_csv
+from sigreg.selection.__main__ import main
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+RUNS = [
+    {"name": "b", "lr": 0.01, "seed": 0, "loss": 0.30, "lambda_param": 0.05, "batch_size": 64},
+    {"name": "a", "lr": 0.02, "seed": 0, "loss": 0.20, "lambda_param": 0.05, "batch_size": 64},
+    {"name": "c", "lr": 0.03, "seed": 0, "loss": 0.40, "lambda_param": 0.05, "batch_size": 64},
+]
+
+
+def names(ranking):
+    return [run.settings["name"] for run in ranking.runs]
+
+
+@pytest.mark.parametrize(
+    "as_table",
+    [list, pd.DataFrame, lambda runs: {key: [run[key] for run in runs] for key in runs[0]}],
+    ids=["dicts", "DataFrame", "columns"],
+)
+def test_the_lowest_loss_comes_first_from_any_kind_of_table(as_table):
+    assert names(rank_runs(as_table(RUNS))) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "one", "other"),
+    [
+        ("t_max", 3.0, 5.0),
+        ("num_points", 17, 9),
+        ("sigreg_knots", 17, 9),
+        ("num_slices", 256, 1024),
+        ("method_kwargs.num_slices", 256, 1024),
+        ("N", 128, 256),
+        ("batch_size", 128, 256),
+        ("devices", 1, 8),
+        ("views", 2, 4),
+        ("local_views", 0, 6),
+        ("statistic", "epps_pulley", "watson"),
+        ("unbiased", False, True),
+        ("memory", 0, 512),
+        ("projector_width", 64, 128),
+        ("dataset", "cifar10", "cifar100"),
+        ("t_max", None, 5.0),
+    ],
+)
+def test_runs_of_different_objectives_are_refused_and_the_setting_is_named(setting, one, other):
+    runs = [run | {setting: one} for run in RUNS[:2]] + [RUNS[2] | {setting: other}]
+    shown = "not given" if one is None else one
+    with pytest.raises(ValueError, match=f"{setting} is {shown} in 2 runs and {other} in 1 ") as e:
+        rank_runs(runs)
+    assert "lr is" not in str(e.value)
+    assert names(rank_runs(runs, ignore=[setting])) == ["a", "b", "c"]
+
+
+def test_a_column_of_ones_own_can_be_made_part_of_the_objective():
+    runs = [run | {"crop": crop} for run, crop in zip(RUNS, (32, 32, 64), strict=True)]
+    assert names(rank_runs(runs)) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="crop is 32 in 2 runs and 64 in 1"):
+        rank_runs(runs, objective=["crop"])
+
+
+def test_another_lambda_needs_an_alpha_which_scales_the_loss_as_the_paper_does():
+    lambdas = (0.01, 0.002, 0.3)
+    runs = [run | {"lambda_param": value} for run, value in zip(RUNS, lambdas, strict=True)]
+    with pytest.raises(ValueError, match=r"lambda_param differs \(0.01 in 1 run, 0.002 in 1 and 0.3 in 1\)"):
+        rank_runs(runs)
+    ranking = rank_runs(runs, alpha=0.4)
+    expected = {run["name"]: run["loss"] / run["lambda_param"] ** 0.4 for run in runs}
+    assert names(ranking) == sorted(expected, key=expected.__getitem__) == ["c", "b", "a"]
+    assert [run.score for run in ranking.runs] == sorted(expected.values())
+    assert names(rank_runs(runs, alpha=0)) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="needs positive numbers"):
+        rank_runs([*runs, RUNS[0] | {"lambda_param": 0}], alpha=0.4)
+    with pytest.raises(ValueError, match="needs a column of lambda"):
+        rank_runs([{"loss": 1.0}, {"loss": 2.0}], alpha=0.4)
+
+
+def test_seeds_of_a_setting_are_averaged_and_an_uneven_number_is_noted():
+    runs = RUNS + [run | {"seed": 1, "loss": loss} for run, loss in zip(RUNS[:2], (0.2, 0.5), strict=True)]
+    ranking = rank_runs(runs, by=["lr"])
+    assert [run.settings["lr"] for run in ranking.runs] == [0.01, 0.02, 0.03]
+    assert [run.loss for run in ranking.runs] == pytest.approx([0.25, 0.35, 0.4], rel=1e-12)
+    assert [run.runs for run in ranking.runs] == [2, 2, 1]
+    assert any("lucky seed" in note for note in ranking.notes)
+
+
+def test_a_run_without_a_finite_loss_is_last():
+    ranking = rank_runs([RUNS[0] | {"name": "lost", "loss": math.nan}, *RUNS])
+    assert names(ranking)[-1] == "lost"
+    assert ranking.notes == ["1 without a finite loss, ranked last"]
+    with pytest.raises(ValueError, match="no run has a finite number"):
+        rank_runs([{"loss": None}])
+
+
+@pytest.mark.parametrize("column", ["resample", "fixed_slices"])
+def test_fixed_slices_are_never_ranked_with_resampled_ones(column):
+    fixed = column != "resample"
+    runs = [run | {column: flag} for run, flag in zip(RUNS, (fixed, not fixed, fixed), strict=True)]
+    with pytest.raises(ValueError, match=r"some have fixed slices .*lower loss"):
+        rank_runs(runs, ignore=[column])
+    (note,) = rank_runs([run | {column: fixed} for run in RUNS]).notes
+    assert note.startswith("all runs have fixed slices")
+    assert rank_runs([run | {column: not fixed} for run in RUNS]).notes == []
+
+
+def test_the_trap_is_seen_in_the_rows_of_this_repository():
+    rows = [row for row in read_csv(RESULTS / "slices.csv") if row["batch_size"] == 64]
+    few = [r for r in rows if r["num_slices"] in (16, 64, 256) and r["directions"] == "gaussian"]
+    for slices in (16, 64):
+        same = [row for row in few if row["num_slices"] == slices]
+        low = rank_runs([row for row in same if row["resample"]], against="accuracy").runs[0].loss
+        assert all(row["loss"] < low for row in same if not row["resample"])
+        with pytest.raises(ValueError, match="some have fixed slices"):
+            rank_runs(same)
+        unlabelled = [{k: v for k, v in r.items() if k != "resample"} for r in same]
+        (note,) = rank_runs(unlabelled).notes  # without the column, its value gives it away
+        assert note.startswith("SIGReg is below 1.0 in 5 of 10 runs")
+    resampled = [row for row in few if row["resample"]]
+    assert rank_runs(resampled, ignore=["num_slices"]).notes == []
+
+
+def test_the_order_agrees_with_accuracy_as_the_results_say():
+    rows = read_csv(RESULTS / "recipe.csv")
+    ranking = rank_runs(rows, against="accuracy")
+    frame = pd.DataFrame(rows)
+    expected = stats.spearmanr(-frame.loss, frame.accuracy).statistic
+    torch.testing.assert_close(ranking.correlation, float(expected), rtol=1e-12, atol=0)
+    results = (RESULTS.parent / "RESULTS.md").read_text(encoding="utf-8")
+    assert f"| learning rate, decay, epochs | 30 | 60 | {ranking.correlation:.2f} [" in results
+
+
+def test_equal_accuracies_share_a_rank_and_missing_ones_are_left_out():
+    runs = [{"loss": loss, "accuracy": a} for loss, a in ((1, 0.9), (2, 0.8), (3, 0.8), (4, None), (5, 0.1))]
+    expected = stats.spearmanr([-1, -2, -3, -5], [0.9, 0.8, 0.8, 0.1]).statistic
+    assert rank_runs(runs, against="accuracy").correlation == pytest.approx(expected, rel=1e-12)
+    assert math.isnan(
+        rank_runs([{"loss": i, "accuracy": 0.5} for i in range(4)], against="accuracy").correlation
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "says"),
+    [
+        (3, TypeError, "expected a list of dicts, a dict of columns or a DataFrame, got int"),
+        ("runs.csv", TypeError, "of a CSV file: rank_runs"),
+        ([], ValueError, "holds no run"),
+        ({"loss": [1, 2], "lr": [1]}, ValueError, "different lengths"),
+        ([{"train_loss": 1}], ValueError, "no column 'loss'; it has train_loss"),
+        ([{"loss": "low"}], ValueError, "holds 'low'; expected numbers"),
+    ],
+)
+def test_what_is_no_table_of_runs_is_named(table, error, says):
+    with pytest.raises(error, match=says):
+        rank_runs(table)
+
+
+def test_numbers_of_torch_and_numpy_are_numbers():
+    (run,) = rank_runs([{"loss": torch.tensor(0.5), "lr": torch.tensor(2.0).numpy()[()]}]).runs
+    assert (run.loss, run.settings["lr"]) == (0.5, 2.0)
+
+
+# --- the command line ---
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "runs.csv"
+    with open(path, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(RUNS[0]))
+        writer.writeheader()
+        writer.writerows([*RUNS, RUNS[0] | {"batch_size": 256, "loss": 0.1}])
+    return path
+
+
+def test_the_command_ranks_a_csv_file_and_writes_the_ranking(file, tmp_path):
+    out = tmp_path / "ranked.csv"
+    arguments = [str(file), "--where", "batch_size=64", "--by", "name,lr", "--out", str(out)]
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    printed = [line.split() for line in done.stdout.splitlines()]
+    assert printed == [
+        ["rank", "score", "loss", "runs", "name", "lr"],
+        ["1", "0.2", "0.2", "1", "a", "0.02"],
+        ["2", "0.3", "0.3", "1", "b", "0.01"],
+        ["3", "0.4", "0.4", "1", "c", "0.03"],
+    ]
+    assert [row["name"] for row in read_csv(out)] == ["a", "b", "c"]
+
+
+PROGRAM = """
+import runpy, sys
+sys.modules["pandas"] = None  # not there
+runpy.run_module("sigreg.selection", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "batch_size is 64 in 3 runs and 256 in 1"),
+        (["--where", "batch_size=8"], "leaves no run; batch_size is 256, 64"),
+        (["--where", "width=8"], "expected COLUMN=VALUE with one of name, lr"),
+        (["--loss", "val"], "no column 'val'"),
+        (["nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_a_table_that_cannot_be_ranked_is_one_line_and_status_2(arguments, says, file, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([str(file), *arguments])
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sigreg.selection: ")
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "holds no run"), (b"loss\n1,2\n", "row 2 has more cells"), (b"\xff\xfe\x00", "not a CSV file")],
+)
+def test_a_malformed_file_is_one_line(content, says, tmp_path, capsys):
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content)
+    with pytest.raises(SystemExit):
+        main([str(path)])
+    assert says in capsys.readouterr().err
