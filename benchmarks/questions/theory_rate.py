@@ -276,11 +276,12 @@ def _toy_panels(axes: list[Axes], best: pd.DataFrame) -> None:
         picture.label(
             ax, "Resampled slices" if resample else "Fixed slices", "step", "statistic over all slices"
         )
-    picture.legend(axes[2])
+    picture.legend(axes[2], loc="lower left", bbox_to_anchor=(0.0, 0.12))
     for ax in axes[:3]:
         ax.axhline(NULL, color=picture.GREY, linestyle=":", linewidth=1.2)
         ax.set_yscale("log")
         picture.plain_log(ax.yaxis)
+    _same_height(axes[:3])
     axes[0].annotate(
         "N(0, I)", (0.02, NULL), xycoords=("axes fraction", "data"), va="bottom", color=picture.GREY
     )

@@ -4,13 +4,14 @@
 defects in words; `reachable_value` says what SIGReg can reach at a given rank.
 """
 
+from sigreg.diagnostics.batch import BatchDiagnosis as BatchDiagnosis
+from sigreg.diagnostics.batch import diagnose_batch as diagnose_batch
 from sigreg.diagnostics.findings import FINDINGS as FINDINGS
 from sigreg.diagnostics.findings import Diagnosis as Diagnosis
 from sigreg.diagnostics.findings import diagnose as diagnose
 from sigreg.diagnostics.gaussianity import Gaussianity as Gaussianity
 from sigreg.diagnostics.gaussianity import Measure as Measure
 from sigreg.diagnostics.gaussianity import gaussianity as gaussianity
-from sigreg.diagnostics.gaussianity import uncalibrated as uncalibrated
 from sigreg.diagnostics.measured import Measured as Measured
 from sigreg.diagnostics.reachable import collapsed_value as collapsed_value
 from sigreg.diagnostics.reachable import expected_value as expected_value
@@ -19,6 +20,7 @@ from sigreg.diagnostics.rules import Finding as Finding
 
 __all__ = [
     "FINDINGS",
+    "BatchDiagnosis",
     "Diagnosis",
     "Finding",
     "Gaussianity",
@@ -26,8 +28,8 @@ __all__ = [
     "Measured",
     "collapsed_value",
     "diagnose",
+    "diagnose_batch",
     "expected_value",
     "gaussianity",
     "reachable_value",
-    "uncalibrated",
 ]

@@ -167,28 +167,6 @@ def _counted(z: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return z, None if (w == w[0]).all() else w / w.mean()
 
 
-def uncalibrated(z: Tensor, *, num_slices: int = 256, seed: int = 0) -> dict[str, float]:
-    """The measures of `gaussianity` and the effective rank, without samples of N(0, I) to set them against.
-
-    For monitors inside a training loop: `gaussianity` computes its null anew for each batch size.
-
-    Args:
-        z: embeddings `(N, D)`.
-        num_slices: random directions, K.
-        seed: of the directions.
-
-    Example:
-        >>> found = uncalibrated(torch.randn(256, 8, generator=torch.Generator().manual_seed(0)))
-        >>> bool(0.7 < found["epps_pulley"] < 1.5), bool(found["effective rank"] > 7)
-        (True, True)
-    """
-    with torch.no_grad():
-        z = checked(z).float()
-        numbers, _ = _measure(z, gaussian(z.shape[1], num_slices, seed=seed, device=z.device))
-    found = dict(zip(_NAMES, numbers.tolist(), strict=True))
-    return {**found, "effective rank": z.shape[1] - found["rank deficit"]}
-
-
 _NAMES = (
     "epps_pulley",
     "anderson_darling",
