@@ -13,7 +13,7 @@ from tqdm import trange
 
 from integrations.world_model.world import Episodes
 from sigreg import SIGReg
-from sigreg.diagnostics import uncalibrated
+from sigreg.diagnostics.rank import effective_rank
 from sigreg.objective import NextEmbeddingLoss
 
 
@@ -82,8 +82,8 @@ def convolved(model: WorldModel, frames: Tensor) -> Tensor:
 def health(model: WorldModel, held_out: Episodes) -> dict[str, float]:
     """Effective rank and mean standard deviation of the embeddings of the first frames."""
     z = embed(model, held_out.frames[:, :1])[:, 0]
-    rank = uncalibrated(z, num_slices=1)["effective rank"]
-    return {"effective_rank": rank, "sd": float(z.std(0).mean())}
+    rank = effective_rank(torch.linalg.eigvalsh(torch.cov(z.T.double())))
+    return {"effective_rank": float(rank), "sd": float(z.std(0).mean())}
 
 
 def train(
