@@ -34,6 +34,8 @@ test-long: .venv/installed
 # Heavy hosts have an environment of their own.  EB_JEPA_SOURCE and STABLE_WORLDMODEL_SOURCE name clones.
 test-hosts: .venv-hosts/installed
 	$(TEST_ENV) SIGREG_HOSTS=1 .venv-hosts/bin/python -m pytest -W default tests/hosts
+	$(TEST_ENV) .venv-hosts/bin/python -m pytest -W default tests/test_docs.py \
+		-k "top_to_bottom and (transformers or stable_pretraining)"
 
 # The recipe for Hugging Face Transformers: minutes on two cores, no download of models or data.
 transformers: .venv-hosts/installed

@@ -154,7 +154,7 @@ MUTANTS = [
     Mutant("transformers: buffers stay where the first pass moved them", A + "transformers.py", "        called.restore()\n", "", "test_adapters_transformers.py", k="buffer"),
     Mutant("transformers: another dropout in the second pass", A + "transformers.py", "        set_random_state(state)\n", "", "test_adapters_transformers.py", k="dropout"),
     Mutant("transformers: no check of the second pass", A + "transformers.py", "if moved > DRIFT * size:", "if False:", "test_adapters_transformers.py", k="otherwise"),
-    Mutant("transformers: the same directions in every step", A + "transformers.py", "step=self.state.global_step", "step=0", "test_adapters_transformers.py", k="directions"),
+    Mutant("transformers: the same directions in every step", A + "transformers.py", "share = self.sigreg(z, weights, step=self.state.global_step)", "share = self.sigreg(z, weights, step=0)", "test_adapters_transformers.py", k="directions"),
 ]  # fmt: skip
 
 
