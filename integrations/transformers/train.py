@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = {
         "first_step": exactness,
         "results": results,
-        "config": {key: str(value) if key == "out" else value for key, value in vars(args).items()},
+        "config": {key: value for key, value in vars(args).items() if key != "out"},
         "text": {"sha256": text.fingerprint(whole), "training": len(training), "held_out": len(held_out)},
         "seconds": round(time.perf_counter() - start, 1),
         **origin,
