@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from integrations.transformers import text
 from integrations.transformers.model import BATCH, PARTS, bert, trainer
 
-PADDING = 64  # more positions than the longest passage of a batch needs
+PADDING = 32  # more positions than the longest passage of a batch needs
 
 
 @dataclass
@@ -64,10 +64,10 @@ def compare(rows: list[text.Row], weight: float) -> dict[str, dict[str, float]]:
     steps = {
         "one batch": step(rows, weight, parts=1),
         f"{PARTS} microbatches": step(rows, weight),
-        f"{PADDING} more positions of padding": step(
+        f"{PADDING} more padded positions": step(
             rows, weight, parts=1, collate=functools.partial(text.padded, more=PADDING)
         ),
-        "the same without the mask": step(rows, weight, parts=1, collate=unmasked),
+        "without the mask": step(rows, weight, parts=1, collate=unmasked),
     }
     whole = steps["one batch"].gradient
     assert whole is not None

@@ -23,7 +23,7 @@ def bert(width: int = 64, dropout: float = 0.1, seed: int = 0) -> BertForMaskedL
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=2 * width,
-        max_position_embeddings=192,
+        max_position_embeddings=128,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         pad_token_id=text.PAD,

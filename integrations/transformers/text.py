@@ -23,7 +23,7 @@ def read(path: str | None) -> str:
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 
-def passages(text: str, shortest: int = 24, longest: int = 96) -> list[bytes]:
+def passages(text: str, shortest: int = 24, longest: int = 64) -> list[bytes]:
     """Its distinct paragraphs in their order, of at least `shortest` bytes, cut after `longest`."""
     paragraphs = (" ".join(paragraph.split()).encode() for paragraph in text.split("\n\n"))
     found = list(dict.fromkeys(p[:longest] for p in paragraphs if len(p) >= shortest))

@@ -12,23 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from integrations.transformers import checks, text
+from integrations.transformers import checks, report, text
 from integrations.transformers.model import BATCH, PARTS, bert, trainer
 from sigreg.diagnostics import uncalibrated
 from sigreg_adapters.pooling import pooled
-
-PACKAGES = ("sigreg", "torch", "transformers", "accelerate")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -36,7 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--text", help="a text file with an empty line between paragraphs; default: help()'s")
-    parser.add_argument("--steps", type=int, default=800, help=f"of {BATCH} passages each, for each model")
+    parser.add_argument("--steps", type=int, default=400, help=f"of {BATCH} passages each, for each model")
     parser.add_argument("--weight", type=float, default=0.05, help="of SIGReg")
     parser.add_argument("--width", type=int, default=64, help="D, of the embedding")
     parser.add_argument("--seed", type=int, default=0)
@@ -94,30 +88,6 @@ def train(args: argparse.Namespace, rows: list[text.Row], weight: float) -> nn.M
     return model
 
 
-def source() -> dict[str, Any]:
-    """Commit and versions."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
-    versions = {name: version(name) for name in PACKAGES}
-    return {
-        "commit": commit.stdout.strip() or None,
-        "dirty": bool(changed.stdout.strip()),
-        "versions": versions | {"python": platform.python_version()},
-        "cores": os.cpu_count(),
-    }
-
-
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """A Markdown table."""
-    columns = list(next(iter(rows.values())))
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, cells in rows.items():
-        shown = (f"{cells[column]:.4g}" if column in cells else "" for column in columns)
-        lines.append(f"| {name} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
-
-
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -127,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.perf_counter()
 
     exactness = checks.compare(rows, args.weight)
-    print(f"\nThe first step, of {BATCH} passages:\n\n{table(exactness)}\n")
+    print(f"\nThe first step, of {BATCH} passages:\n\n{report.table(exactness)}\n")
 
     results = {"untrained": evaluate(bert(args.width, seed=args.seed), held_out)}
     for name, weight in (("without SIGReg", 0.0), ("with SIGReg", args.weight)):
@@ -135,19 +105,19 @@ def main(arguments: list[str] | None = None) -> None:
         model = train(args, rows, weight)
         loss = trainer(model, rows, weight, output_dir=str(args.out)).evaluate(evaluation)["eval_loss"]
         results[name] = {**evaluate(model, held_out), "loss of the masked bytes": loss}
-    columns = results["with SIGReg"]
-    results = {name: {key: row[key] for key in columns if key in row} for name, row in results.items()}
-    print(f"\n{len(held_out)} passages that were not trained on, D = {args.width}:\n\n{table(results)}\n")
+    print(
+        f"\n{len(held_out)} passages that were not trained on, D = {args.width}:\n\n{report.table(results)}\n"
+    )
 
-    report = {
+    found = {
         "first_step": exactness,
         "results": results,
         "config": {key: str(value) if key == "out" else value for key, value in vars(args).items()},
         "text": {"sha256": text.fingerprint(whole), "training": len(training), "held_out": len(held_out)},
         "seconds": round(time.perf_counter() - start, 1),
-        **source(),
+        **report.source(),
     }
-    (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    (args.out / "report.json").write_text(json.dumps(found, indent=2) + "\n")
     print("wrote", args.out / "report.json")
 
 
