@@ -146,6 +146,15 @@ MUTANTS = [
     Mutant("lightly: t_max is dropped", A + "lightly.py", 'settings["t_max"] = t_max', "pass", "test_lightly.py", k="reach_any_form"),
     Mutant("lightly: every view is global", A + "lightly.py", "], len(global_proj)", "], None", "test_lightly.py"),
     Mutant("monitor: only the last forward pass", A + "lightning.py", "torch.cat([part[:share] for part in seen])", "seen[-1]", "test_monitor_and_encoder.py", k="every_forward"),
+    Mutant("conventions: the distance of two views is that to their mean", "conventions.py", "size = 4 * size if", "size = 1 * size if", "test_conventions.py", k="stand_in"),
+    Mutant("conventions: lightly's P + l S", "conventions.py", 'convention {source!r}")', 'convention {source!r}")\n    upper = float("inf")', "test_conventions.py", k="lightly"),
+    Mutant("pooling: padding is averaged", A + "pooling.py", "torch.where(mask[..., None], hidden, 0.0).sum(1)", "hidden.sum(1)", "test_pooling.py"),
+    Mutant("pooling: rows without a token count", A + "pooling.py", "clamp(min=1), mask.any(1)", "clamp(min=1), mask.any(1) | True", "test_pooling.py"),
+    Mutant("transformers: Trainer divides SIGReg", A + "transformers.py", "share = share * parts", "share = share * 1", "test_adapters_transformers.py", k="accumulation"),
+    Mutant("transformers: buffers stay where the first pass moved them", A + "transformers.py", "        called.restore()\n", "", "test_adapters_transformers.py", k="buffer"),
+    Mutant("transformers: another dropout in the second pass", A + "transformers.py", "        set_random_state(state)\n", "", "test_adapters_transformers.py", k="dropout"),
+    Mutant("transformers: no check of the second pass", A + "transformers.py", "if moved > DRIFT * size:", "if False:", "test_adapters_transformers.py", k="otherwise"),
+    Mutant("transformers: the same directions in every step", A + "transformers.py", "step=self.state.global_step", "step=0", "test_adapters_transformers.py", k="directions"),
 ]  # fmt: skip
 
 

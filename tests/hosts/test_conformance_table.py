@@ -16,6 +16,7 @@ TABLES = dict(
     re.findall(r"^\*\*\(\d+\) `(.+?)`\*\*\n\n(.+?)(?:\n\n|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL)
 )
 CLONED = {"eb_jepa": os.environ.get("EB_JEPA_SOURCE")}  # on no package index, and without a version
+sys.path[:0] = [source for source in CLONED.values() if source]  # before the pool's processes begin
 ROW = re.compile(r"^\| (.+?) \| (\w+|-) \| (.+) \|$", re.MULTILINE)
 NUMBER = re.compile(r"\d+(\.\d+)?(e[-+]?\d+)?")  # measured on random directions
 
@@ -30,8 +31,6 @@ def test_the_committed_table_is_found_again(heading):
         assert versions(name) == said
     elif not CLONED[package]:
         pytest.skip(f"{package.upper()}_SOURCE names no clone of {package}")
-    else:
-        sys.path.insert(0, CLONED[package])
     committed = [row for row in ROW.findall(TABLES[heading]) if row[0] != "check"]
     found = [(row.check, row.verdict, row.found) for row in check(name, settings, run=on_ranks)]
     assert [worded(row) for row in found] == [worded(row) for row in committed]
