@@ -30,7 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--text", help="a text file with an empty line between paragraphs; default: help()'s")
-    parser.add_argument("--steps", type=int, default=400, help=f"of {BATCH} passages each, for each model")
+    parser.add_argument("--steps", type=int, default=300, help=f"of {BATCH} passages each, for each model")
     parser.add_argument("--weight", type=float, default=0.05, help="of SIGReg")
     parser.add_argument("--width", type=int, default=64, help="D, of the embedding")
     parser.add_argument("--seed", type=int, default=0)
@@ -91,6 +91,7 @@ def train(args: argparse.Namespace, rows: list[text.Row], weight: float) -> nn.M
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
+    origin = report.source()  # before anything is edited while this runs
     whole = text.read(args.text)
     training, held_out = text.split(text.passages(whole))
     rows, evaluation = text.rows(training, args.seed), text.rows(held_out, args.seed)
@@ -115,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         "config": {key: str(value) if key == "out" else value for key, value in vars(args).items()},
         "text": {"sha256": text.fingerprint(whole), "training": len(training), "held_out": len(held_out)},
         "seconds": round(time.perf_counter() - start, 1),
-        **report.source(),
+        **origin,
     }
     (args.out / "report.json").write_text(json.dumps(found, indent=2) + "\n")
     print("wrote", args.out / "report.json")
