@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from integrations.transformers import checks, report, text
 from integrations.transformers.model import BATCH, PARTS, bert, trainer
-from sigreg.diagnostics import uncalibrated
+from sigreg.diagnostics import diagnose
 from sigreg_adapters.pooling import pooled
 
 
@@ -62,10 +62,10 @@ def found_by_its_other_half(model: nn.Module, passages: list[bytes]) -> float:
 
 def evaluate(model: nn.Module, passages: list[bytes]) -> dict[str, float]:
     """Of passages that were not trained on; SIGReg's measure is about 1 for N(0, I)."""
-    measures = uncalibrated(embed(model, passages))
+    measured = diagnose(embed(model, passages)).measured
     return {
-        "effective rank": measures["effective rank"],
-        "SIGReg": measures["epps_pulley"],
+        "effective rank": measured.effective_rank,
+        "SIGReg": measured.value,
         "found by its other half": found_by_its_other_half(model, passages),
     }
 
