@@ -22,13 +22,17 @@ def worst_slices(z: Tensor, m: Measured, num_slices: int = 256, seed: int = 0) -
     A = gaussian(m.D, num_slices, seed=seed, dtype=z.dtype)
     random, units = epps_pulley(z @ A), epps_pulley(z)
     i, j = int(random.argmax()), int(units.argmax())
-    slices = [(f"coordinate {j}: {float(units[j]):.3g}", z[:, j])]
-    slices.append((f"random direction: {float(random[i]):.3g}", z @ A[:, i]))
+    slices = [(f"coordinate {j}: {_value(float(units[j]))}", z[:, j])]
+    slices.append((f"random direction: {_value(float(random[i]))}", z @ A[:, i]))
     if m.direction_name != f"coordinate {j}":
         x = z @ m.direction.to(z.dtype)
         value = float(epps_pulley(x[:, None]))
-        slices.insert(0, (f"{m.direction_name}: {value:.3g}", x))
+        slices.insert(0, (f"{m.direction_name}: {_value(value)}", x))
     return slices
+
+
+def _value(x: float) -> str:
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
 def null_spectrum(N: int, D: int, count: int) -> Tensor:
