@@ -1,4 +1,4 @@
-"""`python -m sigreg inspect`: every format, exit statuses, one-line errors, pieces, labels, pictures, words."""
+"""`python -m sigreg inspect`: formats, exit statuses, one-line errors, pieces, labels, pictures."""
 
 import json
 import pickle

@@ -24,7 +24,7 @@ def worst_slices(z: Tensor, m: Measured, num_slices: int = 256, seed: int = 0) -
     i, j = int(random.argmax()), int(units.argmax())
     slices = [(f"coordinate {j}: {_value(float(units[j]))}", z[:, j])]
     slices.append((f"random direction: {_value(float(random[i]))}", z @ A[:, i]))
-    if m.direction_name != f"coordinate {j}":
+    if m.direction_z > 0 and m.direction_name != f"coordinate {j}":  # 0: no more than the extreme of many
         x = z @ m.direction.to(z.dtype)
         value = float(epps_pulley(x[:, None]))
         slices.insert(0, (f"{m.direction_name}: {_value(value)}", x))
@@ -92,7 +92,9 @@ def _slices(ax: Any, slices: list[tuple[str, Tensor]]) -> None:
     )
     for i, (name, x) in enumerate(slices):
         bins = int(min(80, max(12, 2 * len(x) ** 0.4)) * reach / 4)
-        ax.hist(x.numpy(), bins, (-reach, reach), density=True, histtype="step", label=name, **_style(i))
+        ax.hist(
+            x.numpy(), bins, range=(-reach, reach), density=True, histtype="step", label=name, **_style(i)
+        )
     # a slice without spread is one tall bar, which would leave nothing of the others to see
     ax.set_ylim(0, min(ax.get_ylim()[1], 2.0))
     ax.set_title("Least normal slices (with their Epps-Pulley)", loc="left", fontsize=10.5)
@@ -132,7 +134,9 @@ def _lengths(ax: Any, z: Tensor, m: Measured) -> None:
     log_density = (1 - m.D / 2) * math.log(2) - math.lgamma(m.D / 2) + (m.D - 1) * r.log() - r.square() / 2
     ax.fill_between(r, log_density.exp(), color=GREY, alpha=0.3, label=f"chi, {m.D} degrees of freedom")
     bins = int(min(80, max(12, 2 * m.N**0.4)))
-    ax.hist(lengths.numpy(), bins, (low, high), density=True, histtype="step", label="measured", **_style(1))
+    ax.hist(
+        lengths.numpy(), bins, range=(low, high), density=True, histtype="step", label="measured", **_style(1)
+    )
     ax.set_ylim(0, min(ax.get_ylim()[1], 5 * float(log_density.exp().max())))
     ax.set_title("Lengths of the rows", loc="left", fontsize=10.5)
     ax.set(xlabel="length", ylabel="density")
