@@ -2,12 +2,16 @@
 collapse."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.testing import assert_close
 
+from benchmarks import engine, report
 from integrations.world_model import demo, planning, probes, study, world
 from integrations.world_model.model import Settings, WorldModel, train
 from sigreg.objective import NextEmbeddingLoss
@@ -160,13 +164,27 @@ def test_the_demo_leaves_a_report_with_every_variant_and_a_picture(tmp_path, cap
     monkeypatch.setattr(planning, "CANDIDATES", 8)
     small = "--steps 2 --episodes 100 --batch-size 8 --held-out 10 --tasks 12"
     demo.main([*small.split(), "--out", str(tmp_path)])
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["settings"]["steps"] == 2
-    assert list(report["results"]) == list(study.VARIANTS)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["settings"]["steps"] == 2
+    assert list(written["results"]) == list(study.VARIANTS)
     shared = {"r2", "r2_few", "success", "success_free", "success_behind"}
-    for variant, found in report["results"].items():
+    for variant, found in written["results"].items():
         more = {"truth"} if variant == "reference" else {"sd", "effective_rank", "rollout_position"}
         assert shared | more <= set(found)
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("with SIGReg", "random policy", "true world"))
+
+
+def test_the_readme_has_the_table_of_the_rows_and_names_no_other_number():
+    ((_, frame),) = report.frames("world_model")
+    table = engine.module("world_model").table(frame)
+    said = (
+        (Path(world.__file__).parent / "README.md").read_text(encoding="utf-8").split("## What to expect")[1]
+    )
+    assert table in said
+    verdict = OmegaConf.load(engine.CONF / "question/world_model.yaml").verdict
+    for text in (said.replace(table, ""), str(verdict)):
+        numbers = re.findall(r"\d+\.\d+", text)
+        assert numbers
+        assert not [number for number in numbers if number not in table]
