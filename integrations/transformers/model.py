@@ -18,8 +18,8 @@ BATCH, PARTS = 64, 4  # passages in an optimizer step, and the microbatches that
 def bert(width: int = 64, seed: int = 0) -> BertForMaskedLM:
     """Two layers with random weights; a token is a byte.
 
-    Without dropout: nothing here asks for the same embedding under two dropout masks, and SIGReg is then met
-    by the noise of dropout, which evaluation does not have (README.md).
+    Without dropout: nothing here asks for the same embedding under two dropout masks, so that SIGReg could be
+    lowered by noise, which evaluation does not have (README.md).
     """
     set_seed(seed)
     config = BertConfig(
