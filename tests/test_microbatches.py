@@ -294,7 +294,7 @@ def in_parts(
 
 @settings(max_examples=15)
 @given(
-    sizes=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=3).filter(
+    sizes=st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=4), min_size=1, max_size=3).filter(
         lambda sizes: sum(map(sum, sizes)) > 1
     ),
     statistic=st.sampled_from(["epps_pulley", "watson", "mix of sums"]),
@@ -304,6 +304,7 @@ def in_parts(
 @example(sizes=[[2, 2, 2, 3]], statistic="epps_pulley", V=2, seed=0)
 @example(sizes=[[2, 2, 2, 1], [3, 1]], statistic="vcreg", V=2, seed=0)
 @example(sizes=[[1], [3, 3], [2, 1, 2]], statistic="anderson_darling", V=2, seed=0)
+@example(sizes=[[0], [2, 0, 3]], statistic="epps_pulley", V=2, seed=0)
 def test_parts_on_ranks_are_one_batch_with_one_synchronisation_a_step(sizes, statistic, V, seed):
     problem, model = Problem(tuple(map(sum, sizes)), V=V, statistic=statistic, seed=seed), network()
     expected = LeJEPALoss(0.3, problem.sigreg(group=None))(model(problem.batch()))

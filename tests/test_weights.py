@@ -111,22 +111,6 @@ def test_weights_leave_the_expected_value_under_a_gaussian(kind: str) -> None:
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
-def test_a_mask_equals_removing_the_rows_in_every_kernel(backend, unbiased: bool) -> None:  # noqa: F811
-    """Each leading index has a mask of its own, and one of them no valid row; 70 slices are two tiles."""
-    z, A = normal(2, 2, 17, 5), gaussian(5, 70, dtype=torch.float64)
-    mask = mask_of(2, 2, 17)
-    mask[1, 0] = False
-    padded = torch.where(mask[..., None], z, torch.nan)
-    value, grad = value_and_gradient(backend, padded, A=A, weights=mask, unbiased=unbiased)
-    views = [z[i, j][mask[i, j]].requires_grad_() for i, j in ((0, 0), (0, 1), (1, 1))]
-    expected = torch.stack([backend(view[None], A, unbiased=unbiased) for view in views]).mean()
-    assert_close(value, expected.detach(), rtol=MANY, atol=MANY)
-    theirs = torch.cat(torch.autograd.grad(expected, views))
-    assert_close(grad[mask], theirs, rtol=MANY, atol=MANY)
-    assert_close(grad[~mask], torch.zeros_like(grad[~mask]), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("unbiased", [False, True])
 def test_weights_in_a_kernel_are_those_of_the_definition(backend, unbiased: bool) -> None:  # noqa: F811
     z, A = normal(3, 17, 5).requires_grad_(), gaussian(5, 70, dtype=torch.float64)
     w = torch.rand(3, 17, dtype=torch.float64) * torch.tensor([[1.0], [2.0], [0.5]])  # totals differ by view

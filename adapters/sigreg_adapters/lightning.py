@@ -156,7 +156,7 @@ class GaussianityMonitor(Callback):
             board: Any = getattr(logger, "experiment", None)
             if not hasattr(board, "add_figure"):
                 continue
-            board.add_text("gaussianity", str(self.diagnosis), step)
+            board.add_text("gaussianity", str(self.diagnosis).replace("\n", "\n\n"), step)  # Markdown
             every = self.figure_every_n_steps
             if every and step % every < self.every_n_steps and (figure := _figure(found, self._name)):
                 board.add_figure("gaussianity", figure, step)

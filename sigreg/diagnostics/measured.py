@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,10 +110,7 @@ def measure(z: Tensor, *, num_slices: int, seed: int) -> Measured:
     square = float(lengths.square().mean())
     across = float((x @ mean).square().mean())
     expected_sd = math.sqrt((2 * population + 4 * across) / (4 * max(square, 1e-300)))
-    row_means, row_sds = z.mean(1), z.std(1) if D > 1 else z.new_zeros(N)
-    row_variance = max(float(row_sds.square().mean()), 1e-300)
-    of_rows = float(row_means.var()) * D / row_variance
-    row_sd = math.sqrt(row_variance / (2 * max(D - 1, 1)))
+    rows = _rows(z)
 
     slices, units = _shape(x @ A), _shape(x)
     m = min(_PRINCIPAL, D, max(n - 1, 1))
@@ -158,10 +156,10 @@ def measure(z: Tensor, *, num_slices: int, seed: int) -> Measured:
         expected_sds=(abs(1 - math.sqrt(D / n)), 1 + math.sqrt(D / n)),  # Marchenko and Pastur
         norm=float(lengths.mean()),
         norm_variation=float(lengths.std()) / max(expected_sd, 1e-300),
-        row_mean=math.sqrt(of_rows),
-        row_mean_z=f_z(of_rows, n, N * max(D - 1, 1)) if D > 1 else 0.0,
-        row_offset=math.sqrt(float(row_means.square().mean()) * D / row_variance),
-        row_sd_variation=float(row_sds.std()) / row_sd,
+        row_mean=rows.mean,
+        row_mean_z=rows.mean_z,
+        row_offset=rows.offset,
+        row_sd_variation=rows.sd_variation,
         tails=float(slices.excess.mean()),
         tails_z=float(slices.kurtosis_z.mean()) / kurtosis_of_slices_sd(num_slices, D),
         unit_tails=float(units.excess.mean()),
@@ -197,6 +195,30 @@ def separation(x: Tensor) -> Tensor:
     within = (s2 / left - a.square()) + ((t2 - s2) / (N - left) - b.square())
     distance, within = ((a - b).abs().gather(0, cut)[0], within.gather(0, cut)[0].clamp(min=0) / 2)
     return distance / within.sqrt().clamp(min=0.01 * distance).clamp(min=1e-300)
+
+
+class _Rows(NamedTuple):
+    """Means and standard deviations of the rows, divided by what rows of independent coordinates have."""
+
+    mean: float = 1.0
+    mean_z: float = 0.0
+    offset: float = 1.0
+    sd_variation: float = 1.0
+
+
+def _rows(z: Tensor) -> _Rows:
+    N, D = z.shape
+    means, sds = z.mean(1), z.std(1) if D > 1 else z.new_zeros(N)
+    variance = float(sds.square().mean())
+    if variance == 0.0:  # one column, or rows that hold one value each
+        return _Rows()
+    ratio = float(means.var()) * D / variance
+    return _Rows(
+        mean=math.sqrt(ratio),
+        mean_z=f_z(ratio, N - 1, N * (D - 1)),
+        offset=math.sqrt(float(means.square().mean()) * D / variance),
+        sd_variation=float(sds.std()) * math.sqrt(2 * (D - 1) / variance),
+    )
 
 
 @dataclass(frozen=True)

@@ -166,8 +166,13 @@ def rank(m: Measured) -> Iterator[Finding]:
 
 
 def clustered(m: Measured) -> bool:
-    """Whether the least normal direction falls into two parts."""
-    return m.direction_z > CERTAIN and m.direction_separation > SEPARATE
+    """Whether the least normal direction falls into two parts.
+
+    Two groups of similar size have a negative excess kurtosis; a ReLU, whose zeros look like a group of their
+    own, does not, and so a small group must lie further away.
+    """
+    apart = m.direction_separation > (SEPARATE if m.direction_excess < 0 else 1.5 * SEPARATE)
+    return m.direction_z > CERTAIN and apart
 
 
 def heavy(m: Measured) -> bool:

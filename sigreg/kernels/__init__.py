@@ -51,6 +51,9 @@ def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 def _module(name: str) -> ModuleType:
+    """The kernel's `ecf_sums` and `ecf_sums_backward`; those that need more than torch are imported here."""
+    if name == "eager":
+        return eager
     if name.startswith("triton"):
         from sigreg.kernels import triton
 
@@ -71,11 +74,8 @@ class _ECFSums(Function):
         ctx: Any, z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int, name: str
     ) -> tuple[Tensor, Tensor]:
         ctx.arguments = dt, P, name
-        if name == "eager":
-            projections = z if A is None else z @ A
-            sums = eager.ecf_sums(projections, weights, dt, P)
-        else:
-            sums, projections = _module(name).ecf_sums(z, A, weights, dt, P, name)
+        sums: tuple[Tensor, Tensor]
+        sums, projections = _module(name).ecf_sums(z, A, weights, dt, P, name)
         ctx.save_for_backward(z, A, weights, projections)
         return sums
 
@@ -90,11 +90,6 @@ class _ECFSums(Function):
                 wanted = [v for v, needed in ((z, need_z), (A, need_A)) if needed]
                 grads = iter(torch.autograd.grad(sums, wanted, (gC, gS), create_graph=True))
                 gz, gA = (next(grads) if needed else None for needed in (need_z, need_A))
-            elif name == "eager":
-                gz, gA = eager.ecf_sums_backward(projections, weights, dt, P, gC, gS), None
-                if A is not None:
-                    gx, gz = gz, gz @ A.T
-                    gA = z.flatten(0, 1).T @ gx.flatten(0, 1) if need_A else None
             else:
                 backward = _module(name).ecf_sums_backward
                 gz, gA = backward(z, A, weights, projections, dt, P, gC, gS, name, need_z, need_A)

@@ -112,19 +112,34 @@ def _tiles(V: int, N: int, K: int, P: int, like: Tensor) -> Iterator[tuple[_Tile
             yield tile, tile.narrow(columns.stop - k, views.stop - v), views, columns
 
 
-def ecf_sums(x: Tensor, weights: Tensor | None, dt: float, P: int) -> tuple[Tensor, Tensor]:
-    """C and S of `(V, N, K)` samples with weights `(V, N)`: `(V, K, P)` each; no graph is recorded."""
+def ecf_sums(
+    z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int, name: str
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """C and S `(V, K, P)` of x = z A, or of z where A is None, and x `(V, N, K)` for the backward pass."""
+    x = z if A is None else z @ A
     V, N, K = x.shape
     C, S = x.new_empty(V, K, P), x.new_empty(V, K, P)
     for tile, phi, views, columns in _tiles(V, N, K, P, x):
         torch.mul(x[views, :, columns].permute(2, 0, 1), dt / 2, out=phi)
         for total, part in zip((C, S), tile.sums(_rows(weights, views)), strict=True):
             total[views, columns] = part.transpose(0, 1)
-    return C, S
+    return (C, S), x
 
 
-def ecf_sums_backward(x: Tensor, weights: Tensor | None, dt: float, P: int, gC: Tensor, gS: Tensor) -> Tensor:
-    """The gradient of sum (gC C + gS S) in x: `(V, N, K)`.  The rows are computed again, not stored."""
+def ecf_sums_backward(
+    z: Tensor,
+    A: Tensor | None,
+    weights: Tensor | None,
+    x: Tensor,
+    dt: float,
+    P: int,
+    gC: Tensor,
+    gS: Tensor,
+    name: str,
+    need_z: bool,
+    need_A: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient of sum (gC C + gS S) in z and in A.  The rows are computed again, not stored."""
     grad = torch.empty_like(x)
     V, N, K = x.shape
     for tile, phi, views, columns in _tiles(V, N, K, P, x):
@@ -132,7 +147,10 @@ def ecf_sums_backward(x: Tensor, weights: Tensor | None, dt: float, P: int, gC: 
         tile.sums(_rows(weights, views))
         g = tile.gradient(gC[views, columns].transpose(0, 1), gS[views, columns].transpose(0, 1))
         torch.mul(g.permute(1, 2, 0), dt / 2, out=grad[views, :, columns])
-    return grad
+    if A is None:
+        return grad, None
+    gz = grad @ A.T if need_z else None
+    return gz, z.flatten(0, 1).T @ grad.flatten(0, 1) if need_A else None
 
 
 def _rows(weights: Tensor | None, views: slice) -> Tensor | None:
