@@ -53,6 +53,17 @@ def first_component(tokens: Tensor) -> Tensor:
     return (u[..., 0] * s[:, :1]).reshape(tokens.shape[:3]).to(tokens.dtype)
 
 
+def shared_component(tokens: Tensor, of: Tensor) -> Tensor:
+    """Maps `(n, h, w)` of tokens `(n, h, w, C)` along the first principal component of the tokens `of`.
+
+    One direction for all images, as a network has it, where `first_component` is each image's own.
+    """
+    x = of.flatten(0, 2).double()
+    mean = x.mean(0)
+    direction = torch.linalg.eigh((x - mean).mT @ (x - mean)).eigenvectors[:, -1]
+    return ((tokens.double() - mean) @ direction).to(tokens.dtype)
+
+
 def iou(found: Tensor, masks: Tensor) -> Tensor:
     """Intersection over union `(n,)` of masks `(n, h, w)`; 0 where both are empty."""
     both = (found & masks).flatten(1).sum(1)

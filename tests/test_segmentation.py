@@ -86,6 +86,14 @@ def test_the_first_component_is_that_of_scikit_learn():
         assert_close(sign * found.flatten(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_shared_component_is_fitted_to_other_tokens():
+    of, tokens = (random(3, 4, 5, 7, seed=s) * torch.linspace(1, 3, 7) for s in (0, 1))
+    pca = PCA(1).fit(of.flatten(0, 2).double().numpy())
+    expected = torch.from_numpy(pca.transform(tokens.flatten(0, 2).double().numpy()))[:, 0].float()
+    found = masking.shared_component(tokens, of).flatten()
+    assert_close(torch.sign((found * expected).sum()) * found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_iou_is_intersection_over_union():
     one = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]], [[1, 1], [1, 1]]]).bool()
     other = torch.tensor([[[1, 0], [1, 0]], [[0, 0], [0, 0]], [[1, 1], [1, 1]]]).bool()
@@ -114,7 +122,13 @@ def test_maps_that_are_the_masks_score_one_by_every_rule():
 def test_attention_on_the_ground_is_no_object_unless_the_border_rule_turns_it():
     truth = masking.on_patches(scenes.draw(20, 48, 3).masks, (8, 8))
     maps = -truth.float()
-    found = {"tokens": maps[..., None], "first": maps, "attention": maps, "heads": maps[:, None]}
+    found = {
+        "tokens": maps[..., None],
+        "first": maps,
+        "shared": maps,
+        "attention": maps,
+        "heads": maps[:, None],
+    }
     scores = segmentation._scores({"selection": found, "test": found}, {"selection": truth, "test": truth})
     assert scores["attention"] == scores["first"] == 0.0
     assert scores["attention_by_border"] == 1.0

@@ -1,8 +1,9 @@
 """Do objects appear in patch tokens and attention without labels?
 
 A small vision transformer on scenes that are drawn here (`benchmarks.scenes`), so that every mask is known.
-The first principal component of an image's patch tokens, and the attention of the class token in the last
-block, become masks by a rule without labels (`benchmarks.masking`) and are held against the truth.
+The first principal component of patch tokens (each image's own, and one for all images), and the attention of
+the class token in the last block, become masks by a rule without labels (`benchmarks.masking`) and are held
+against the truth.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ measured_code = (
     "sigreg",
 )
 METHODS = {
-    "centre": "a disc in the centre, blind",
+    "centre": "a disc in the centre (no map)",
     "pixels": "pixels of each patch",
     "colours": "mean colour of each patch",
     "untrained": "ViT, untrained",
@@ -72,6 +73,11 @@ def held_out(cfg: DictConfig, part: str) -> tuple[Tensor, Tensor | None]:
         found = scenes.draw(cfg.test_images, cfg.size, SEEDS[part])
         return found.images, found.masks
     images = data.load(cfg.folder, "", cfg.size).test
+    if len(images) < 2 * cfg.test_images:
+        raise ValueError(
+            f"{cfg.folder}/test has {len(images)} images; test_images={cfg.test_images} needs twice as many, "
+            "half of them for selection"
+        )
     kept = slice(None, cfg.test_images) if part == "test" else slice(cfg.test_images, 2 * cfg.test_images)
     masks = _masks(Path(cfg.folder).expanduser(), images.shape[-1])
     return images[kept], None if masks is None else masks[kept]
@@ -112,10 +118,12 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     if encoder is not None and cfg.method in ("supervised", "lejepa"):
         row |= _train(encoder, cfg)
     found = {part: _maps(cfg, encoder, images) for part, (images, _) in parts.items()}
+    shared = masking.shared_component(found["test"]["tokens"], of=found["selection"]["tokens"])
+    found["test"]["shared"] = masking.oriented(shared)
     if parts["test"][1] is not None:
         truths = {part: masking.on_patches(masks, _grid(found[part])) for part, (_, masks) in parts.items()}
         row |= _scores(found, truths)
-    for key in ("first", "attention"):
+    for key in WHAT:
         maps = found["test"].get(key, ())
         row |= {f"map_{key}_{i}": _written(maps[i]) for i in range(min(EXAMPLES, len(maps)))}
     return row
@@ -149,7 +157,7 @@ def _scores(found: dict[str, dict[str, Tensor]], truths: dict[str, Tensor]) -> d
         return round(float(masking.iou(masks, truths[part]).mean()), 5)
 
     test = found["test"]
-    row = {"first": overlap(masking.above(test["first"]))}
+    row = {rule: overlap(masking.above(test[rule])) for rule in ("first", "shared")}
     if "attention" in test:
         row["attention"] = overlap(masking.above(test["attention"]))
         row["attention_by_border"] = overlap(masking.above(masking.oriented(test["attention"])))
@@ -198,8 +206,10 @@ def _normal(x: Tensor) -> Tensor:
 
 
 def _crops(x: Tensor, cfg: DictConfig) -> list[Tensor]:
-    """Global and local crops of images in [0, 1], `(V, N, 3, s, s)` each."""
+    """Crops of images in [0, 1], `(V, N, 3, s, s)`: one to learn a class from, or global and local ones."""
     look = {"jitter": cfg.jitter, "noise": 0.0}
+    if cfg.method == "supervised":
+        return [augment.views(x, 1, tuple(cfg.class_scale), size=cfg.class_size, **look)]
     parts = [augment.views(x, cfg.global_views, tuple(cfg.global_scale), size=cfg.global_size, **look)]
     if cfg.local_views:
         parts.append(augment.views(x, cfg.local_views, tuple(cfg.local_scale), size=cfg.local_size, **look))
@@ -207,7 +217,7 @@ def _crops(x: Tensor, cfg: DictConfig) -> list[Tensor]:
 
 
 def _train(encoder: Encoder, cfg: DictConfig) -> dict[str, Any]:
-    """LeJEPA on all crops, or cross-entropy of the shape's class on the global ones; the last losses."""
+    """LeJEPA, or cross-entropy of the shape's class; the means of the last 20 steps."""
     images, labels = trained_on(cfg)
     device = _device(cfg)
     head = nn.Linear(encoder.embedding_dim, int(labels.max()) + 1).to(device)
@@ -226,7 +236,7 @@ def _train(encoder: Encoder, cfg: DictConfig) -> dict[str, Any]:
         if cfg.method == "supervised":
             embedding = encoder.backbone(_normal(crops[0]).flatten(0, 1))
             said = head(embedding)
-            truth = labels[chosen].to(device).repeat(cfg.global_views)
+            truth = labels[chosen].to(device)
             loss = nn.functional.cross_entropy(said, truth)
             right = float((said.argmax(1) == truth).float().mean())
         else:
@@ -274,11 +284,12 @@ def _read(text: str) -> np.ndarray:
     return np.array([[int(digit, 16) for digit in line] for line in text.split("/")])
 
 
-WHAT = {"first": "1st component", "attention": "attention"}
+WHAT = {"first": "own component", "shared": "shared comp.", "attention": "attention"}
 SHORT = {"pixels": "pixels", "colours": "mean colours", "untrained": "untrained", "supervised": "supervised"}
 SHORT |= {"lejepa": "LeJEPA", "pretrained": "timm's weights"}
 RULES = {
-    "first": "first component",
+    "first": "first component of the image's tokens",
+    "shared": "first component of all images' tokens",
     "attention": "attention",
     "attention_by_border": "attention, sign by the border rule",
     "best_head": "best head (sees masks)",
@@ -297,7 +308,7 @@ def table(frame: pd.DataFrame) -> str:
         return "No masks, so maps only."
     lines = {
         METHODS[method]: {RULES[rule]: _spread(own[rule]) for rule in rules}
-        | {"accuracy on classes, last 20 steps": _spread(own.get("class_accuracy", pd.Series(dtype=float)))}
+        | {"accuracy on training crops' classes": _spread(own.get("class_accuracy", pd.Series(dtype=float)))}
         for method in _order(frame)
         for own in [frame[frame.method == method]]
     }
@@ -308,8 +319,7 @@ def table(frame: pd.DataFrame) -> str:
     against = {}
     for method in [m for m in ("pixels", "colours", "untrained", "supervised") if m in set(frame.method)]:
         other = _at_seeds(frame[frame.method == method], ours)
-        common = [rule for rule in rules if rule in other and other[rule].notna().any()]
-        against[METHODS[method]] = {RULES[rule]: choices.difference(ours, other, rule) for rule in common}
+        against[METHODS[method]] = {RULES[rule]: choices.difference(ours, other, rule) for rule in rules}
     if len(ours) and against:
         text = "LeJEPA minus the other, points of IoU"
         parts.append(markdown(pd.DataFrame.from_dict(against, orient="index").rename_axis(text)))
@@ -355,9 +365,11 @@ def _draw_maps(part: Any, frame: pd.DataFrame, examples: int) -> None:
     first = frame.drop_duplicates("method").set_index("method")
     columns = [
         (kind, method)
-        for kind in ("first", "attention")
+        for kind in WHAT
         for method in _order(frame)
-        if f"map_{kind}_0" in first and pd.notna(first.loc[method, f"map_{kind}_0"])
+        if (kind != "shared" or method in NETWORKS)
+        and f"map_{kind}_0" in first
+        and pd.notna(first.loc[method, f"map_{kind}_0"])
     ]
     images, masks = _shown(frame, examples)
     axes = part.subplots(examples, 1 + len(columns), squeeze=False)
