@@ -112,6 +112,7 @@ def test_maps_that_are_the_masks_score_one_by_every_rule():
     found = {
         "tokens": maps[..., None],
         "first": maps,
+        "shared": maps,
         "attention": maps,
         "heads": torch.stack([-maps, maps], 1),
     }
