@@ -7,10 +7,14 @@ TEST_ENV := OMP_NUM_THREADS=1
 NUMERICAL := $(addprefix tests/test_,statistics.py tails.py weights.py precision.py kernels.py sincos.py \
 	multivariate.py directions.py)
 
-.PHONY: demo test lint test-long test-hosts docs mutations clean
+.PHONY: demo world-model test lint test-long test-hosts transformers docs mutations clean
 
 demo: .venv/installed
 	$(BIN)/python -m integrations.lightly.demo
+
+# A world model from pixels, with SIGReg and without; about 5 minutes on 2 cores.
+world-model: .venv/installed
+	$(BIN)/python -m integrations.world_model.demo
 
 test: lint
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not long"
@@ -30,6 +34,12 @@ test-long: .venv/installed
 # Heavy hosts have an environment of their own.  EB_JEPA_SOURCE and STABLE_WORLDMODEL_SOURCE name clones.
 test-hosts: .venv-hosts/installed
 	$(TEST_ENV) SIGREG_HOSTS=1 .venv-hosts/bin/python -m pytest -W default tests/hosts
+	$(TEST_ENV) .venv-hosts/bin/python -m pytest -W default tests/test_docs.py \
+		-k "top_to_bottom and (transformers or stable_pretraining)"
+
+# The recipe for Hugging Face Transformers: minutes on two cores, no download of models or data.
+transformers: .venv-hosts/installed
+	.venv-hosts/bin/python -m integrations.transformers.train
 
 .venv-hosts/installed: constraints-hosts.txt
 	$(PYTHON) -m venv .venv-hosts

@@ -1,6 +1,7 @@
 """Images in memory: uint8 tensors with labels, whatever they came from.
 
-`python -m benchmarks.data cifar10 DIR` writes CIFAR-10 as a folder of images (`benchmarks.cifar10`).
+`python -m benchmarks.data cifar10 DIR` writes CIFAR-10 as a folder of images (`benchmarks.cifar10`), and
+`python -m benchmarks.data fashion_mnist DIR` Fashion-MNIST as arrays (`benchmarks.fashion_mnist`).
 """
 
 from __future__ import annotations
@@ -142,9 +143,10 @@ def _folder(folder: Path, size: int | None) -> tuple[Tensor, Tensor]:
 
 
 if __name__ == "__main__":
-    from benchmarks import cifar10
+    from benchmarks import cifar10, fashion_mnist
 
-    if len(sys.argv) != 3 or sys.argv[1] != "cifar10":
-        raise SystemExit("usage: python -m benchmarks.data cifar10 DIR")
-    cifar10.write(Path(sys.argv[2]))
+    writers = {"cifar10": cifar10.write, "fashion_mnist": fashion_mnist.write}
+    if len(sys.argv) != 3 or sys.argv[1] not in writers:
+        raise SystemExit(f"usage: python -m benchmarks.data {'|'.join(writers)} DIR")
+    writers[sys.argv[1]](Path(sys.argv[2]))
     print(f"data_sha256 {digest(sys.argv[2])}")

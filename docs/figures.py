@@ -1,4 +1,4 @@
-"""The figures of "What SIGReg is" and "Reading the loss curve".
+"""The figures of "What SIGReg is", "Reading the loss curve" and "Lightning".
 
 `python docs/figures.py` writes docs/figures/*.png in about a minute on one core.  Everything that is drawn is
 computed by the library itself.
@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sigreg import LeJEPALoss, SIGReg
+from sigreg.diagnostics import diagnose_batch
+from sigreg.diagnostics.batch_figure import draw as draw_diagnosis
 from sigreg.directions import gaussian
 from sigreg.functional import sigreg
 from sigreg.univariate import epps_pulley
@@ -120,25 +122,31 @@ def _arrows(axis: Axes, z: Tensor, probes: Tensor) -> None:
     axis.set(aspect="equal", xlim=(-3.9, 3.9), ylim=(-3.9, 3.9), xticks=[], yticks=[])
 
 
-def loss_curves(steps: int = 400) -> Figure:
-    """SIGReg of a small network on digits: trained with it, without it, and with far too little of it."""
+def trained(lambda_param: float, steps: int, N: int = 256) -> tuple[list[float], Tensor]:
+    """SIGReg during the training of a small network on digits, and the last embeddings `(2, N, 32)`."""
     from integrations.torchrun.train import encoder, images, views
 
-    N, data = 256, images()
+    data, model, generator = images(), encoder(32), torch.Generator().manual_seed(1)
+    criterion = LeJEPALoss(lambda_param, SIGReg(num_slices=256))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    values = []
+    for _ in range(steps):
+        batch = views(data[torch.randint(len(data), (N,), generator=generator)], generator)[:2]
+        z = model(batch.flatten(0, 1)).unflatten(0, batch.shape[:2])
+        loss, _, value = criterion.components(z)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(float(value.detach()))
+    return values, z.detach()
+
+
+def loss_curves(steps: int = 400) -> Figure:
+    """SIGReg of a small network on digits: trained with it, without it, and with far too little of it."""
+    N = 256
     figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
     for lambda_param, color in ((0.05, BLUE), (0.001, INK), (0.0, RED)):
-        model, generator = encoder(32), torch.Generator().manual_seed(1)
-        criterion = LeJEPALoss(lambda_param, SIGReg(num_slices=256))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-        values = []
-        for _ in range(steps):
-            batch = views(data[torch.randint(len(data), (N,), generator=generator)], generator)[:2]
-            z = model(batch.flatten(0, 1)).unflatten(0, batch.shape[:2])
-            loss, _, value = criterion.components(z)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            values.append(float(value.detach()))
+        values, _ = trained(lambda_param, steps, N)
         axis.plot(values, color=color, label=f"lambda_param = {lambda_param}", linewidth=1.2)
     axis.axhline(1.05, color=GREY, linestyle="--")
     axis.axhline(0.40205 * N, color=GREY, linestyle="--")
@@ -150,7 +158,14 @@ def loss_curves(steps: int = 400) -> Figure:
     return figure
 
 
-FIGURES = {"slice": slice_, "characteristic": characteristic, "field": field, "loss_curves": loss_curves}
+def monitor() -> Figure:
+    """What GaussianityMonitor shows of that network after 200 steps."""
+    _, z = trained(0.05, 200)
+    return draw_diagnosis(diagnose_batch([(z, None)]), "criterion at step 200")
+
+
+FIGURES = {"slice": slice_, "characteristic": characteristic, "field": field}
+FIGURES |= {"loss_curves": loss_curves, "monitor": monitor}
 
 
 def main() -> None:

@@ -4,7 +4,7 @@
 
 `SIGReg` is the regularizer, `LeJEPALoss` the whole objective.  The statistics
 behind them are pure functions in `sigreg.univariate`; closed forms on whole
-embeddings stand in `sigreg.multivariate`.
+embeddings are in `sigreg.multivariate`.
 """
 
 from sigreg.objective import LeJEPAComponents as LeJEPAComponents

@@ -52,7 +52,7 @@ class _AllGather(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        # every rank holds the same gradient, so multiplying by the world size stands for summing
+        # every rank holds the same gradient, so multiplying by the world size replaces summing
         return torch.split(grad, ctx.counts, dim=-2)[ctx.rank] * len(ctx.counts), None, None
 
 
@@ -122,7 +122,7 @@ class BatchGroup:
         return tuple(_AllGather.apply(part, self.group, counts) for part in parts)
 
     def assert_equal(self, **facts: object) -> None:
-        """Raise on every rank unless all came with the same facts; waits for all of them.
+        """Raise on every rank unless all ranks pass equal facts; waits for all of them.
 
         Raises:
             RuntimeError: that names each fact that differs and its value on each rank.

@@ -1,9 +1,7 @@
 """Random unit directions as a pure function of (seed, step).
 
-`torch.manual_seed` does not change them: no generator is created and no global one is touched.  Each
-number is a hash of its index keyed by (seed, step) (SplitMix64: Steele, Lea and Flood, OOPSLA 2014), so
-every rank and every device derives the same directions without a broadcast, a resumed run continues its
-stream, and `step` may be a tensor on the GPU, without host synchronisation.
+`torch.manual_seed` does not change them (see `sigreg.random_numbers`): every rank and every device derives
+the same directions without a broadcast, and a resumed run continues its stream.
 
 Recommended: `orthogonal`.  Every kind is unbiased; with K >= D slices the variance
 around `exact_sigreg` is 1.8 to 3.0 times lower than with independent ones on
@@ -18,7 +16,6 @@ neither gains much.  (`python -m benchmarks directions`)
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -26,71 +23,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from sigreg.random_numbers import logical_shift, normal_numbers, random_bits
+
 Directions: TypeAlias = Callable[..., Tensor]
-
-
-def _signed(constant: int) -> int:
-    """A 64-bit constant as torch's signed int64 holds it."""
-    return constant - (1 << 64) if constant >= 1 << 63 else constant
-
-
-_GAMMA = _signed(0x9E3779B97F4A7C15)
-_MIX1 = _signed(0xBF58476D1CE4E5B9)
-_MIX2 = _signed(0x94D049BB133111EB)
-_CHUNK = 1 << 16  # hashes at a time on a CPU: they stay in cache, and no fresh memory is asked for
-
-
-def _shift(z: Tensor, bits: int) -> Tensor:
-    """Logical right shift (torch shifts int64 arithmetically)."""
-    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
-
-
-def _mixed(value: int) -> int:
-    """`_mix` of an integer on the host."""
-    mask = (1 << 64) - 1
-    z = value & mask
-    z = ((z ^ (z >> 30)) * (_MIX1 & mask)) & mask
-    z = ((z ^ (z >> 27)) * (_MIX2 & mask)) & mask
-    return _signed(z ^ (z >> 31))
-
-
-def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finalizer: 64 bits in, 64 well-mixed bits out; products wrap.
-
-    In place after the first step: a fresh half a million numbers at each would cost more than the mixing.
-    """
-    z = (z ^ _shift(z, 30)).mul_(_MIX1)
-    z.bitwise_xor_(_shift(z, 27)).mul_(_MIX2)
-    return z.bitwise_xor_(_shift(z, 31))
-
-
-def _hashes(first: int, last: int, seed: int, step: int | Tensor, device: torch.device | None) -> Tensor:
-    """Numbers `first` to `last` - 1 of the 64-bit integers of (seed, step).
-
-    The stream of a seed is SplitMix64's, started at a hash of the seed; step s begins at number s 2^32.
-    """
-    index = torch.arange(first + 1, last + 1, device=device).add_(step * 2**32)
-    return _mix(index.mul_(_GAMMA).add_(_mixed(seed + _GAMMA)))
-
-
-def random_bits(count: int, seed: int, step: int | Tensor, device: torch.device | None = None) -> Tensor:
-    """`count` hashed 64-bit integers, a function of (seed, step)."""
-    return _hashes(0, count, seed, step, device)
-
-
-def normal_numbers(count: int, seed: int, step: int | Tensor, device: torch.device | None) -> Tensor:
-    """`count` standard normal float32 numbers, a function of (seed, step): Box and Muller, two per hash."""
-    half = (count + 1) // 2
-    out = torch.empty(2, half, dtype=torch.float32, device=device)
-    chunk = _CHUNK if out.device.type == "cpu" else max(1, half)
-    for first in range(0, half, chunk):
-        last = min(half, first + chunk)
-        bits = _hashes(first, last, seed, step, device)
-        radius = (_shift(bits, 40).add_(1) * 2.0**-24).log_().mul_(-2).sqrt_()  # 24 high bits, never log(0)
-        angle = bits.bitwise_and_(0xFFFFFFFF) * (2 * math.pi * 2.0**-32)
-        torch.mul(angle.cos(), radius, out=out[0, first:last])
-        torch.mul(angle.sin_(), radius, out=out[1, first:last])
-    return out.flatten()[:count]
 
 
 def _unit(A: Tensor) -> Tensor:
@@ -181,7 +116,7 @@ def sobol(
     """K quasi-random directions: Sobol points, shifted anew at every step: `(D, K)`, unit columns.
 
     The points are made once; (seed, step) only flips their binary digits, one hashed pattern for each
-    coordinate (a digital shift), which keeps their evenness and makes every direction uniform on the
+    coordinate (a digital shift), which keeps their low discrepancy and makes every direction uniform on the
     sphere.  Best with K a power of 2.  D is at most 21201.
 
     Example:
@@ -189,7 +124,7 @@ def sobol(
         >>> A.shape, bool((A.norm(dim=0) - 1).abs().max() < 1e-6)
         (torch.Size([16, 64]), True)
     """
-    shift = _shift(random_bits(D, seed, step, device), 64 - _SOBOL_BITS)
+    shift = logical_shift(random_bits(D, seed, step, device), 64 - _SOBOL_BITS)
     u = ((_sobol_points(D, K, shift.device) ^ shift.unsqueeze(-1)) + 0.5) * 2.0**-_SOBOL_BITS
     A = torch.special.ndtri(u).to(dtype)
     return _unit(A)
@@ -208,7 +143,8 @@ class Subspaces:
         size: their dimension; None for D // number.
 
     Raises:
-        ValueError: subspaces that do not fit into D, or num_slices that is not a multiple.
+        TypeError: number or size is not an int.
+        ValueError: number or size < 1, subspaces that do not fit into D, or num_slices no multiple.
 
     Example:
         >>> Subspaces(4, 8)(32, 64, seed=0, step=3).shape
@@ -219,6 +155,13 @@ class Subspaces:
 
     number: int = 4
     size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("number", self.number), ("size", 1 if self.size is None else self.size)):
+            if not isinstance(value, int):
+                raise TypeError(f"{name}={value!r} of subspaces must be an int")
+            if value < 1:
+                raise ValueError(f"{name}={value} of subspaces must be at least 1")
 
     def basis(self, D: int, *, seed: int, device: torch.device | None, dtype: torch.dtype) -> Tensor:
         """The subspaces' orthonormal bases `(D, number, size)`, orthogonal to one another."""

@@ -1,4 +1,4 @@
-"""Embeddings of earlier calls, for batches too small for a statistic of their own."""
+"""Embeddings of earlier calls, for batches too small to be tested alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Memory(nn.Module):
         self.weights: Tensor | None = None  # (..., M), 0 where nothing has been stored yet
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Empty the memory."""
         self.rows = self.weights = None
 
     def joined(self, sample: Sample, *, advance: bool) -> Sample:

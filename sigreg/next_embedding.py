@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sigreg.collectives import resolve
 from sigreg.regularizer import SIGReg
+from sigreg.sample import weights_of_rows
 
 
 class NextEmbeddingComponents(NamedTuple):
@@ -45,7 +46,7 @@ class NextEmbeddingLoss(nn.Module):
 
     Raises:
         ValueError: a negative lambda, rollout < 1, another number of axes, T <= rollout, a predictor that
-            returns another shape than that of its context.
+            returns another shape than that of its context, weights that do not fit.
 
     Example:
         >>> z = torch.randn(32, 5, 16, generator=torch.Generator().manual_seed(0))
@@ -88,7 +89,7 @@ class NextEmbeddingLoss(nn.Module):
             raise ValueError(
                 f"expected embeddings (B, T, D) with T > rollout={self.rollout}, got shape {tuple(z.shape)}"
             )
-        w = None if weights is None else weights.expand(z.shape[:2])
+        w = None if weights is None else weights_of_rows(weights, z)
         sigreg = self.sigreg(z.transpose(0, 1), None if w is None else w.T)
         prediction = self._prediction(z, predictor, actions, w)
         return NextEmbeddingComponents(prediction + self.lambda_param * sigreg, prediction, sigreg)

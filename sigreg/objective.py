@@ -49,6 +49,7 @@ class LeJEPALoss(nn.Module):
             without a global view of positive weight) do not count.
 
     Raises:
+        TypeError: num_global is not an int.
         ValueError: lambda outside [0, 1], views that differ in shape, num_global outside 1...V.
 
     Example:
@@ -87,6 +88,8 @@ class LeJEPALoss(nn.Module):
         z = stacked(views)
         V = z.shape[0]
         num_global = V if num_global is None else num_global
+        if not isinstance(num_global, int):
+            raise TypeError(f"num_global={num_global!r} must be an int, or None for all views")
         if not 1 <= num_global <= V:
             raise ValueError(
                 f"num_global={num_global} must lie in 1...{V}, the number of views; None means all"

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 
 from sigreg import collectives, kernels
 from sigreg.collectives import BatchGroup, Group
-from sigreg.directions import Directions, Name, by_name, random_bits
-from sigreg.functional import mean_over_slices, quadrature_of
-from sigreg.kernels import BACKENDS, Backend, no_autocast
+from sigreg.directions import Directions, Name, by_name
+from sigreg.functional import mean_over_slices, members_of
+from sigreg.kernels import Backend, no_autocast
 from sigreg.memory import Memory
+from sigreg.random_numbers import random_bits
 from sigreg.sample import Sample, transformed
 from sigreg.univariate.epps_pulley import epps_pulley
-from sigreg.univariate.statistic import Choice, describe, parse
+from sigreg.univariate.statistic import Choice, describe
 
 _REMEMBERED = 16  # calls whose step a recomputation during backward can find again
-_FEW, _MANY = 8, 32  # fewer samples than one tests, beside more leading indices than one has views
+_FEW, _MANY = 8, 32  # warn of fewer samples than this beside at least so many leading indices
 
 
 class SampleAxisWarning(UserWarning):
@@ -41,8 +42,8 @@ class SIGReg(nn.Module):
         statistic: the name of one in `sigreg.univariate`, any callable `(..., N, K) -> (..., K)`, or
             a dict of weights over these, e.g. `{"epps_pulley": 1.0, "vcreg": 0.1}`.
         num_slices: directions per call, K.
-        directions: "gaussian" (independent, as everywhere), "orthogonal" (recommended: 1.8 times
-            less variance or better from K = D on), "sobol", "subspaces"
+        directions: "gaussian" (independent, as in other implementations), "orthogonal"
+            (recommended: 1.8 times less variance or better from K = D on), "sobol", "subspaces"
             (`sigreg.directions.Subspaces(number, size)`), or a callable
             `(D, K, *, seed, step, device, dtype) -> (D, K)` with unit columns.
         seed: of the stream of directions; give different modules, and the runs whose spread you report,
@@ -103,16 +104,11 @@ class SIGReg(nn.Module):
             raise ValueError(f"num_slices={num_slices} must be at least 1; the paper uses 1024")
         if memory < 0:
             raise ValueError(f"memory={memory} must be at least 1, or 0 for none")
-        if backend not in BACKENDS:
-            raise ValueError(f"backend={backend!r} is unknown; use one of {BACKENDS}")
-        if unbiased:
-            statistic_kwargs["unbiased"] = True
-        self.statistic = parse(statistic, statistic_kwargs)
-        fused = [quadrature_of(member) for member in self.statistic if member.function is epps_pulley]
-        if not fused and backend not in ("auto", "eager"):
-            raise ValueError(f"backend={backend!r} computes epps_pulley alone, got {statistic!r}; use 'auto'")
+        if unbiased is not False:  # other statistics do not take it
+            statistic_kwargs["unbiased"] = unbiased
+        self.statistic = members_of(statistic, statistic_kwargs, backend)
         modules = [m.function for m in self.statistic if isinstance(m.function, nn.Module)]
-        if modules:  # so that their parameters are found
+        if modules:  # registers their parameters
             self.statistic_modules = nn.ModuleList(modules)
         self.num_slices = num_slices
         self.directions = by_name(directions)
@@ -137,6 +133,8 @@ class SIGReg(nn.Module):
             step: use the directions of this step; nothing advances.  Needed under `torch.func` in training
                 mode.
         """
+        if isinstance(step, float):
+            raise TypeError(f"step={step!r} must be an int or a tensor that holds one")
         group = collectives.resolve(self.group)
         if self.memory is not None and weights is None:
             weights = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
@@ -157,7 +155,7 @@ class SIGReg(nn.Module):
         return mean_over_slices(sample, A, self.statistic, self.backend)
 
     def _warn_about_sample_axis(self, z: Tensor, group: BatchGroup) -> None:
-        """Once: a statistic of few samples, tested many times, as when (B, T, D) was not transposed."""
+        """Warn once of few samples and many leading indices, as when (B, T, D) was not transposed."""
         if torch.compiler.is_compiling() or self._axis_warned or self.memory is not None:
             return
         if z.shape[-2] * group.size < _FEW and max(z.shape[:-2], default=0) >= _MANY:
@@ -170,7 +168,7 @@ class SIGReg(nn.Module):
             )
 
     def _step_of_call(self, z: Tensor) -> Tensor:
-        """The step of this call, which advances; or of the forward pass that is computed again.
+        """The step of this call, after which the stream advances; or that of a recomputed forward pass.
 
         Activation checkpointing runs the forward pass a second time during backward.  Such a call is
         recognised by its input, whose sum is the same to the last bit.
@@ -199,7 +197,7 @@ class SIGReg(nn.Module):
         return step
 
     def _assert_equal_on_ranks(self, sample: Sample, group: BatchGroup) -> None:
-        """Once: the ranks were built alike.  It makes the host wait, so later calls send a fingerprint."""
+        """Check once that the ranks have equal settings; later calls send a fingerprint, without waiting."""
         if self._settings_agreed or torch.compiler.is_compiling():
             return
         z = sample.x
@@ -214,7 +212,7 @@ class SIGReg(nn.Module):
         self._settings_agreed = True
 
     def reset_memory(self) -> None:
-        """Forget the embeddings of earlier calls, e.g. between training and another data set."""
+        """Empty the memory, e.g. between training and another data set."""
         if self.memory is not None:
             self.memory.reset()
 
@@ -227,7 +225,7 @@ class SIGReg(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> SIGReg:
         was_meta = self.step.is_meta
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._recent.clear()  # they may lie on another device now
+        self._recent.clear()  # they may be on another device now
         if was_meta and not self.step.is_meta:  # after to_empty, which leaves values undefined
             self.step.zero_()
             self.reset_memory()
@@ -238,6 +236,8 @@ class SIGReg(nn.Module):
         return torch.stack([torch.full_like(self.step, self.seed), self.step])
 
     def set_extra_state(self, state: Any) -> None:
+        if not isinstance(state, Tensor) or state.shape != (2,):
+            raise ValueError(f"SIGReg's state is a tensor [seed, step], got {state!r}")
         seed, step = state.unbind()
         self.seed = int(seed)
         self.step = step.to(self.step.device if not self.step.is_meta else step.device, copy=True)

@@ -2,9 +2,9 @@
 
 A sample of weights w_n has the total weight W = sum w and the effective sample size
 N = (sum w)^2 / sum w^2, which is the number of rows where all weights are equal.  A mask is a weight of
-0 or 1, and rows of weight 0 are replaced by zeros first, so that whatever they hold (NaN included)
-reaches neither value nor gradient.  W and N belong to the whole batch: over several processes they
-travel with the first message that a statistic sends.
+0 or 1, and rows of weight 0 are replaced by zeros first, so that their contents (NaN included) affect
+neither value nor gradient.  W and N are those of the whole batch: over several processes they are summed in
+the first message that a statistic sends.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Sample:
 
     @classmethod
     def of(cls, x: Tensor | Sample, weights: Tensor | None = None, group: Group = None) -> Sample:
-        """A sample from tensors; a sample stays what it is."""
+        """A sample from tensors; a `Sample` is returned as it is."""
         return x if isinstance(x, Sample) else cls(x, weights, group)
 
     def replaced(self, x: Tensor, group: BatchGroup | None = None) -> Sample:
@@ -92,7 +92,7 @@ class Sample:
         return (values if self.weights is None else self.weights.unsqueeze(-1) * values).sum(-2)
 
     def all_reduce(self, *parts: Tensor) -> tuple[Tensor, ...]:
-        """Sums over the processes; the first call also settles W and N, in the same message."""
+        """Sums over the processes; the first call also computes W and N, in the same message."""
         if self.group.size == 1:
             return parts
         if self._totals is not None:
@@ -125,7 +125,7 @@ class Sample:
         """The mean of `(...)` values over the leading dimensions, without those that hold no valid row."""
         if not isinstance(self.N, Tensor):
             return values.mean()
-        valid = (self.N > 0).squeeze(-1).expand(values.shape)
+        valid = (self.N != 0).squeeze(-1).expand(values.shape)  # NaN stays in the mean
         return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
 
 
@@ -134,7 +134,8 @@ def _totals(w1: Number, w2: Number) -> tuple[Number, Number]:
     if not isinstance(w1, Tensor) or not isinstance(w2, Tensor):
         return max(w1, 1), w1
     some = w1 > 0
-    return torch.where(some, w1, 1.0), torch.where(some, w1 * (w1 / torch.where(some, w2, 1.0)), 0.0)
+    N = w1 * (w1 / torch.where(some, w2, 1.0)) + 0 * w2  # NaN, not 0, where the squares overflow
+    return torch.where(some, w1, 1.0), torch.where(some, N, 0.0)
 
 
 def checked(x: Tensor, group: BatchGroup = SINGLE_PROCESS, weights: Tensor | None = None) -> Tensor:
@@ -154,18 +155,23 @@ def checked(x: Tensor, group: BatchGroup = SINGLE_PROCESS, weights: Tensor | Non
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _checked_weights(weights: Tensor, x: Tensor) -> Tensor:
-    """Weights `(..., N)` of x's shape and dtype, without gradient."""
+def weights_of_rows(weights: Tensor, x: Tensor) -> Tensor:
+    """Weights `(..., N)` for the rows of x `(..., N, D)`, constants in their own dtype, or an error."""
     if not isinstance(weights, Tensor) or not (weights.is_floating_point() or weights.dtype == torch.bool):
         kind = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
         raise TypeError(f"weights must be a bool or floating-point tensor, got {kind}; use weights.bool()")
     try:
-        w = weights.detach().to(x.dtype).expand(x.shape[:-1])
+        return weights.detach().expand(x.shape[:-1])
     except RuntimeError:
         raise ValueError(
             f"weights of shape {tuple(weights.shape)} do not broadcast to {tuple(x.shape[:-1])}, one weight "
             f"for each row of the embeddings {tuple(x.shape)}"
         ) from None
+
+
+def _checked_weights(weights: Tensor, x: Tensor) -> Tensor:
+    """Weights `(..., N)` in x's dtype, finite and not negative."""
+    w = weights_of_rows(weights, x).to(x.dtype)
     if weights.dtype != torch.bool and not transformed():
         usable = (w >= 0).all() & w.isfinite().all()
         message = "weights must be finite and not negative; use 0 for a row that does not count"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sigreg.regularizer import SIGReg
+from sigreg.sample import weights_of_rows
 
 Samples: TypeAlias = Literal["per_step", "pooled", "both"]
 
@@ -66,7 +67,7 @@ class SequenceSIGReg(nn.Module):
         if z.ndim != 3:
             raise ValueError(f"expected sequences (B, T, D), got shape {tuple(z.shape)}")
         if weights is not None:
-            weights = weights.expand(z.shape[:2])
+            weights = weights_of_rows(weights, z)
         if self.window is not None:
             z = centred(z, weights, self.window)
         first = self.sigreg.step.clone() if step is None else step
@@ -86,7 +87,7 @@ class SequenceSIGReg(nn.Module):
 def centred(z: Tensor, weights: Tensor | None, window: int) -> Tensor:
     """z `(B, T, D)` less the weighted mean over the steps at most `window // 2` away."""
     z = z if z.dtype == torch.float64 else z.float()
-    w = z.new_ones(z.shape[:2]) if weights is None else weights.detach().to(z.dtype)
+    w = z.new_ones(z.shape[:2]) if weights is None else weights.to(z.dtype)
     z = torch.where((w > 0).unsqueeze(-1), z, 0.0)
     t = torch.arange(z.shape[1], device=z.device)
     near = ((t - t[:, None]).abs() <= window // 2).to(z.dtype)  # (T, T)

@@ -45,6 +45,9 @@ class BaseMethod(nn.Module):
             {"name": "classifier", "params": self.classifier.parameters(), "lr": 0.1, "weight_decay": 0},
         ]
 
+    def configure_callbacks(self) -> list[Any]:
+        return []
+
     def log(self, name: str, value: Tensor, **_: Any) -> None:
         self.logged[name] = value.detach()
 

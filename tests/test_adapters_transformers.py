@@ -88,6 +88,21 @@ def test_the_value_logged_is_that_of_the_tokens_in_the_mask(adapter, parts):
     assert_close(found, float(expected), rtol=1e-5, atol=0)
 
 
+def test_every_step_has_directions_of_its_own(adapter):
+    """Those of the optimizer step, by which a resumed run continues them."""
+    hidden = Model().base_model.net(torch.cat([b["input_ids"] for b in batches(1)[:1]])).detach()
+    mask = batches(1)[0]["attention_mask"].bool()
+    trainer = adapter.SIGRegTrainer(
+        Model(), batches(1), pooling="tokens", sigreg=SIGReg(num_slices=32), sigreg_weight=0.0
+    )
+    trainer.state.global_step = 5
+    trainer.compute_loss(trainer.model.train(), batches(1)[0])
+    trainer.log({"loss": 0.0})
+    assert_close(
+        trainer.logs[0]["sigreg"], float(SIGReg(num_slices=32)(hidden[mask], step=5)), rtol=1e-5, atol=0
+    )
+
+
 def test_the_first_pass_moves_no_buffer(adapter):
     trainer = trained(adapter, 4)
     assert int(trainer.model.base_model.norm.num_batches_tracked) == 8

@@ -221,3 +221,51 @@ def test_a_run_that_diverged_says_so():
 def test_the_narrow_resnet_of_the_hosts_is_a_backbone_here():
     net, features = training.backbone("narrow-resnet-9", 3, 32)
     assert net(torch.rand(2, 3, 32, 32)).shape == (2, features)
+
+
+def test_fashion_mnist_is_read_from_the_package_and_checked(tmp_path, monkeypatch):
+    import gzip
+    import hashlib
+
+    from benchmarks import fashion_mnist
+
+    source = tmp_path / fashion_mnist.FOLDER
+    source.mkdir(parents=True)
+    hashes = {}
+    for name in fashion_mnist.FILES:
+        shape = (20, 3, 4) if "images" in name else (20,)
+        values = np.arange(np.prod(shape), dtype=np.uint8) % 10
+        content = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes() + values.tobytes()
+        (source / f"{name}.gz").write_bytes(gzip.compress(content))
+        hashes[name] = hashlib.sha256(content).hexdigest()
+    with pytest.raises(SystemExit, match=r"train-images.*SHA-256 .*expected c59f"):
+        fashion_mnist.write(tmp_path / "out", tmp_path)
+    monkeypatch.setattr(fashion_mnist, "FILES", hashes)
+    fashion_mnist.write(tmp_path / "out", tmp_path)
+    images = data.load(str(tmp_path / "out"))
+    assert images.train.shape == (20, 1, 3, 4)
+    assert images.train[0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert images.test_labels.bincount().tolist() == [2] * 10
+
+
+def test_indomain_needs_its_packages_by_name(monkeypatch):
+    from benchmarks.questions import indomain
+
+    monkeypatch.setattr(indomain.importlib.util, "find_spec", lambda name: None)
+    with (
+        initialize_config_dir(str(engine.CONF), version_base="1.3"),
+        pytest.raises(ValueError, match="features=imagenet needs efficientnet-lite-pytorch and"),
+    ):
+        indomain.check(compose("config", ["question=indomain", "name=indomain", "features=imagenet"]))
+
+
+def test_a_gray_digit_becomes_the_networks_input():
+    from benchmarks.questions.indomain import as_network_input
+
+    images = data.load("digits").train[:3]
+    seen = as_network_input(images)
+    assert seen.shape == (3, 3, 32, 32)
+    assert seen.dtype == torch.uint8
+    assert bool((seen[:, 0] == seen[:, 2]).all())
+    # 32 / 8: pixel 8 i + 5 of a bilinear enlargement lies within the range of its neighbours.
+    assert int(seen.max()) <= int(images.max())

@@ -1,64 +1,95 @@
-"""Lambdas of other implementations: the table of conventions, computed from their own formulas."""
+"""Lambdas of other implementations: each loss at the converted lambda weighs its two terms as ours does.
 
+lightly is called itself; tests/hosts/test_host_conventions.py calls stable-pretraining, stable-worldmodel
+and, from a clone, eb_jepa.  For what no package index has, `convention_losses` holds stand-ins.
+"""
+
+import lightly
+import lightly.loss
 import pytest
 import torch
-from test_regularizer import embeddings
+from convention_losses import (
+    LAMBDA,
+    SLICES,
+    STAND_INS,
+    assert_same_up_to_a_factor,
+    converted,
+    ours,
+    views,
+)
+from host_parity import embeddings, from_the_global_generator
+from torch import Tensor
+from torch.testing import assert_close
 
-from sigreg.conventions import _SUMS, CONVENTIONS, convert_lambda
-from sigreg.univariate import epps_pulley
+from sigreg import SIGReg
+from sigreg.conventions import CONVENTIONS, convert_lambda
+from sigreg.objective import NextEmbeddingLoss
 
-V, N, D = 8, 256, 64
-
-
-def gradients() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Of each convention's prediction and regularizer in z, all on the reference grid.
-
-    Views drawn from one distribution, away from N(0, I), so that pooling them changes nothing else.
-    """
-    z = (embeddings(V, N, D) * 0.5).double().requires_grad_()
-    prediction = (z - z.mean(0)).square().sum((0, 2)).mean() / V  # summed over D
-    per_view = epps_pulley(z @ torch.eye(D, dtype=z.dtype)).mean()
-    pooled = epps_pulley(z.reshape(V * N, D)).mean()
-    grad = lambda value: torch.autograd.grad(value, z, retain_graph=True)[0].flatten()  # noqa: E731
-    mean, summed = grad(prediction / D), grad(prediction)
-    return {
-        "sigreg": (mean, grad(per_view)),
-        "lightly": (mean, grad(per_view)),
-        "minimal": (mean, grad(per_view)),
-        "paper": (summed, grad(per_view)),
-        "stable-pretraining": (mean, grad(pooled)),
-        "stable-worldmodel": (mean, grad(per_view)),
-        "le-wm": (mean, grad(per_view)),
-        "dl_techniques": (mean, grad(per_view / N)),
-        "eb_jepa": (4 * mean, grad(per_view / N)),  # two views' distance to each other, not to their mean
-    }
+INSTALLED = ("lightly", "le-wm")  # the latter's loss is in lightly, too
+IN_TESTS_HOSTS = ("stable-pretraining", "stable-worldmodel", "le-wm", "eb_jepa")
+needs_lightly_1_6 = pytest.mark.skipif(
+    int(lightly.__version__.split(".")[1]) < 6,
+    reason=f"lightly {lightly.__version__} has no LeJEPALoss that looks at the global views, and no LeWMLoss",
+)
 
 
-@pytest.mark.parametrize("target", CONVENTIONS)
-def test_converted_lambdas_balance_the_two_gradients_alike(target):
-    parts = gradients()
-
-    def balance(name: str, value: float) -> torch.Tensor:
-        prediction, sigreg = parts[name]
-        weight = 1.0 if name in _SUMS else 1 - value
-        return value * sigreg.norm() / (weight * prediction.norm())
-
-    converted = convert_lambda(0.05, "sigreg", target, N=N, D=D, V=V)
-    # pooling V views is V times one view but for the O(1/N) bias of a finite sample: 6 % here
-    tolerance = 0.06 if target == "stable-pretraining" else 1e-6
-    torch.testing.assert_close(balance(target, converted), balance("sigreg", 0.05), rtol=tolerance, atol=0)
+def test_every_convention_is_held_to_a_host_or_to_a_stand_in():
+    assert {"sigreg", *INSTALLED, *IN_TESTS_HOSTS, *STAND_INS} == set(CONVENTIONS)
 
 
-def test_the_values_of_one_batch_stand_as_the_field_reports_them():
-    """lightly 39.0, stable-pretraining 309, eb_jepa 0.152 on V=8, N=256, D=64, sd 0.5 (random slices)."""
-    from sigreg import SIGReg
+def lightlys(lambda_param: float, z: Tensor) -> Tensor:
+    criterion = lightly.loss.LeJEPALoss(lambda_param, sigreg_num_vectors=SLICES)
+    return criterion(global_proj=z[:2], local_proj=z[2:])
 
-    z = embeddings(V, N, D) * 0.5
-    per_view = SIGReg().eval()(z)
-    pooled = SIGReg().eval()(z.reshape(V * N, D))
-    torch.testing.assert_close(per_view, torch.tensor(39.0), rtol=0.03, atol=0)
-    torch.testing.assert_close(pooled, torch.tensor(309.0), rtol=0.03, atol=0)
-    torch.testing.assert_close(per_view / N, torch.tensor(0.152), rtol=0.03, atol=0)
+
+@needs_lightly_1_6
+def test_lightlys_loss_at_the_converted_lambda_is_ours():
+    z = views(6)
+    lambda_param = converted("lightly", z)
+    factor = assert_same_up_to_a_factor(lambda z: lightlys(lambda_param, z), ours(num_global=2), z)
+    assert_close(factor, 1.0, rtol=1e-5, atol=0)
+
+
+@needs_lightly_1_6
+def test_lightlys_lewm_loss_at_the_converted_lambda_is_ours():
+    """Values only: its target is detached, which LeWM's own is not.  Batches of any mix of both terms."""
+    predictor = torch.nn.Identity()
+    loss = NextEmbeddingLoss(sigreg=SIGReg(num_slices=SLICES, directions=from_the_global_generator)).eval()
+    factors = []
+    for scale in (0.3, 1.0, 3.0):
+        z = embeddings(64, 5, 16, scale=scale)  # (B, T, D)
+        criterion = lightly.loss.LeWMLoss(converted("le-wm", z), sigreg_num_vectors=SLICES)
+        torch.manual_seed(3)
+        theirs = criterion(predicted=predictor(z[:, :-1]), target=z[:, 1:], embeddings=z)
+        torch.manual_seed(3)
+        _, prediction, sigreg = loss.components(z, predictor)
+        factors.append(theirs / ((1 - LAMBDA) * prediction + LAMBDA * sigreg))
+    assert_close(factors, [factors[0]] * 3, rtol=1e-5, atol=0)
+
+
+@needs_lightly_1_6
+def test_lightlys_regularizer_is_ours():
+    z = views(6)
+    criterion = SIGReg(num_slices=SLICES, directions=from_the_global_generator)
+    factor = assert_same_up_to_a_factor(lightly.loss.SIGReg(num_vectors=SLICES), criterion, z)
+    assert_close(factor, 1.0, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_a_stand_ins_loss_at_the_converted_lambda_is_ours(name):
+    stand_in, V, grid = STAND_INS[name]
+    z = views(V)
+    lambda_param = converted(name, z)
+    assert_same_up_to_a_factor(lambda z: stand_in(lambda_param, z), ours(**grid), z)
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_a_lambda_that_is_one_percent_off_is_noticed(name):
+    stand_in, V, grid = STAND_INS[name]
+    z = views(V)
+    lambda_param = 1.01 * converted(name, z)
+    with pytest.raises(AssertionError):
+        assert_same_up_to_a_factor(lambda z: stand_in(lambda_param, z), ours(**grid), z)
 
 
 @pytest.mark.parametrize("source", CONVENTIONS)

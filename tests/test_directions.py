@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sigreg import SIGReg, directions
-from sigreg.directions import DIRECTIONS, by_name, orthogonal, random_bits, sobol
+from sigreg import SIGReg, directions, random_numbers
+from sigreg.directions import DIRECTIONS, by_name, orthogonal, sobol
 from sigreg.multivariate import exact_sigreg
+from sigreg.random_numbers import random_bits
 
 every_kind = pytest.mark.parametrize("kind", DIRECTIONS.values(), ids=DIRECTIONS)
 SIZES = [(1, 1), (1, 5), (2, 7), (5, 1), (7, 64), (64, 7), (16, 16), (33, 100)]
@@ -103,6 +104,6 @@ def test_an_unknown_name_is_explained() -> None:
 
 
 def test_a_draw_in_pieces_is_the_draw_at_once(monkeypatch):
-    at_once = directions.normal_numbers(1001, 3, 4, None)
-    monkeypatch.setattr(directions, "_CHUNK", 64)
-    assert_close(directions.normal_numbers(1001, 3, 4, None), at_once)
+    at_once = random_numbers.normal_numbers(1001, 3, 4, None)
+    monkeypatch.setattr(random_numbers, "_CHUNK", 64)
+    assert_close(random_numbers.normal_numbers(1001, 3, 4, None), at_once)

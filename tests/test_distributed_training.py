@@ -189,11 +189,28 @@ def test_lightly_gathering_and_ours_agree_along_the_same_directions(split):
         assert_close(our_gradient, their_gradient, **problem.tolerance(their_gradient))
 
 
-def with_lightning(problem: Problem) -> tuple[list[float], int]:
-    """`Trainer(strategy="ddp")`, under the variables that torchrun sets."""
+def fit_with_lightning(module: Any, batches: Any) -> None:
+    """`Trainer(strategy="ddp")` on this rank, under the variables that torchrun sets."""
+    import lightning
+
     rank, size = str(dist.get_rank()), str(dist.get_world_size())
     elastic = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "TORCHELASTIC_RUN_ID": "test"}
     os.environ.update(elastic, GROUP_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="29500")
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        strategy="ddp",
+        accelerator="cpu",
+        devices=int(size),
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
+
+
+def with_lightning(problem: Problem) -> tuple[list[float], int]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(?!sigreg)")  # Lightning's advice and its imports
         import lightning
@@ -212,19 +229,7 @@ def with_lightning(problem: Problem) -> tuple[list[float], int]:
                 return torch.optim.SGD(self.parameters(), lr=0.1)
 
         module, x = Module(), problem.part(dist.get_rank())
-        batches = torch.utils.data.DataLoader([x] * 3, batch_size=None)
-        trainer = lightning.Trainer(
-            max_epochs=1,
-            strategy="ddp",
-            accelerator="cpu",
-            devices=int(size),
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(module, batches)
+        fit_with_lightning(module, [x] * 3)
     return module.losses, int(module.model.criterion.sigreg.step)
 
 

@@ -211,6 +211,38 @@ def test_a_backward_pass_called_under_autocast_stays_in_float32(backend):
     assert_near(value, grad, reference(z, A))
 
 
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("hidden", [0.0, math.nan])
+def test_a_mask_equals_removing_the_rows_whatever_they_hold(backend, hidden, unbiased):
+    """Each view has its own mask, and one view has no valid row."""
+    z, A = problem(V=4, N=23, K=33, dtype=torch.float64)
+    mask = torch.rand(4, 23, generator=torch.Generator().manual_seed(1)) < 0.6
+    mask[2] = False
+    masked = torch.where(mask[..., None], z.detach(), hidden).requires_grad_()
+    value = backend(masked, A, weights=mask, unbiased=unbiased)
+    (grad,) = torch.autograd.grad(value, masked)
+    alone = [reference(z[v : v + 1, mask[v]], A, unbiased=unbiased) for v in (0, 1, 3)]
+    assert_close(value, torch.stack([v for v, _ in alone]).mean(), rtol=1e-10, atol=1e-10)
+    for v, (_, expected) in zip((0, 1, 3), alone, strict=True):
+        assert_close(grad[v, mask[v]], expected[0] / 3, rtol=1e-10, atol=1e-10)
+    assert not grad[~mask].any()
+
+
+def test_weights_are_repetitions(backend):
+    """Of rows with N in the place of (sum w)^2 / sum w^2, and the gradient w times that of one copy."""
+    z, A = problem(V=2, N=11, K=33, dtype=torch.float64)
+    times = torch.tensor([1, 2, 3, 1, 5, 1, 2, 1, 4, 1, 1])
+    weights = times.double()
+    value = backend(z, A, weights=weights)
+    (grad,) = torch.autograd.grad(value, z)
+    repeated, their_grad = reference(z.detach().repeat_interleave(times, dim=1), A)
+    size = weights.sum() ** 2 / weights.square().sum()
+    assert_close(value / size, repeated / times.sum(), rtol=1e-10, atol=1e-10)
+    last = times.cumsum(0) - 1  # one copy of each row
+    expected = their_grad[:, last] * (weights * size / times.sum()).unsqueeze(-1)
+    assert_close(grad, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_one_infinite_sample_is_seen(backend):
     z, A = problem(K=33)
     z = z.detach()
@@ -361,12 +393,21 @@ for shape, settings in (
     assert_near(got, grad, (value, -2 * expected), scale=1.0)
 
 z, A = problem(3, 41, 7, 21)
-mask = torch.rand(41) > 0.4
-got = sliced(z, A, mask)
+mask = torch.rand(3, 41) > 0.4
+masked = torch.where(mask[..., None], z.detach(), torch.nan).requires_grad_()
+values = kernels.sliced_epps_pulley(Sample(masked, mask), A, backend="triton")
+(grad,) = torch.autograd.grad(values.sum(), masked)
+for v in range(3):
+    value, expected = reference(z[v : v + 1, mask[v]], A)
+    assert_near(values[v], grad[v, mask[v]], (value, expected[0]))
+assert not grad[~mask].any()
+
+weights = torch.rand(3, 41)
+got = sliced(z, A, weights)
 (grad,) = torch.autograd.grad(got, z)
-value, expected = reference(z[:, mask], A)
-assert_near(got, grad[:, mask], (value, expected))
-assert not grad[:, ~mask].any()
+exact = z.detach().double().requires_grad_()
+value = kernels.sliced_epps_pulley(Sample(exact, weights), A.double(), backend="reference").mean()
+assert_near(got, grad, (value.detach(), *torch.autograd.grad(value, exact)))
 
 wide = torch.randn(41, 2, 14, requires_grad=True)
 z, A = wide.transpose(0, 1)[..., ::2], problem(K=21)[1]

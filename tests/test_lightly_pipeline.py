@@ -56,6 +56,21 @@ def test_every_method_trains_two_steps(method, images, tmp_path):
     assert (tmp_path / "last.ckpt").exists()
 
 
+def test_the_monitor_logs_beside_the_losses_and_leaves_the_training_as_it_is(images, tmp_path):
+    weights = []
+    for monitor in ("0", "1"):
+        args = pretrain.parse(["--out", str(tmp_path / monitor), "--monitor", monitor, *FEW])
+        model = pretrain.pretrain(args, images)
+        weights.append(model.backbone.state_dict())
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=0)
+    rows = list(csv.DictReader(pretrain.log_of(model).read_text().splitlines()))
+    looks = [row for row in rows if row["gaussianity/epps_pulley"]]
+    assert [row["step"] for row in looks] == ["0", "1"]
+    assert all(1 < float(row["gaussianity/effective_rank"]) <= 64 for row in looks)
+    assert sum(bool(row["loss"]) for row in rows) == 1
+
+
 @pytest.mark.skipif(
     Version(version("lightly")) < Version("1.5.25"),
     reason="lightly before 1.5.25 leaves a numpy scalar in the checkpoint, which torch will not load",
@@ -104,6 +119,7 @@ def test_a_timm_backbone_trains(images, tmp_path):
         (["--backbone", "resnet_of_nobody"], "timm knows no such model"),
         (["--data", "nowhere"], "expected nowhere/train/<class>/<image>"),
         (["--num-global", "9"], "must lie in 1...4"),
+        (["--monitor", "5", "--method", "byol"], "which byol does not use"),
         (["--resume", "--out", "runs/never"], "no checkpoint"),
     ],
 )

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pool import on_ranks
 from test_distributed import WIDTH, Problem, error_of
+from test_distributed_training import fit_with_lightning
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.testing import assert_close
@@ -255,41 +256,110 @@ def test_a_grad_scaler_scales_the_gradients_but_not_the_loss():
 # Over ranks
 
 
-def in_parts(problem: Problem, norm: type[nn.Module]) -> tuple[Tensor, Tensor, int, dict[str, Tensor]]:
+class Synchronisations:
+    """Counts the messages of DDP's reducer, and averages as it does."""
+
+    def __init__(self) -> None:
+        self.buckets: list[int] = []
+
+    def hook(self) -> Any:
+        def count(_: Any, bucket: dist.GradBucket) -> Any:
+            self.buckets.append(bucket.index())
+            tensor = bucket.buffer() / dist.get_world_size()
+            return dist.all_reduce(tensor, async_op=True).get_future().then(lambda done: done.value()[0])
+
+        future = torch.futures.Future[torch.Tensor]
+        count.__annotations__ = {"bucket": dist.GradBucket, "return": future}  # not as text
+        return count
+
+
+def in_parts(
+    problem: Problem, norm: type[nn.Module], sizes: list[list[int]] | None = None, steps: int = 2
+) -> tuple[Tensor, Tensor, int, dict[str, Tensor]]:
     """This rank's loss and gradients, how often DDP communicated them, and its buffers."""
-    rank = dist.get_rank()
-    model, buckets = DDP(network(norm)), []
-
-    def count(_: Any, bucket: dist.GradBucket) -> Any:
-        buckets.append(bucket.index())
-        tensor = bucket.buffer() / dist.get_world_size()
-        return dist.all_reduce(tensor, async_op=True).get_future().then(lambda done: done.value()[0])
-
-    count.__annotations__ = {
-        "bucket": dist.GradBucket,
-        "return": torch.futures.Future[torch.Tensor],
-    }  # not as text
-    model.register_comm_hook(None, count)
-    parts = problem.part(rank).split(2 + rank, dim=1)  # their number differs over the ranks
+    rank, sent = dist.get_rank(), Synchronisations()
+    model = DDP(network(norm))
+    model.register_comm_hook(None, sent.hook())
+    # by default their number differs over the ranks
+    parts = problem.part(rank).split(2 + rank if sizes is None else sizes[rank], dim=1)
 
     def encode(part: Tensor) -> list[Tensor]:
         return model(part.flatten(0, 1)).unflatten(0, part.shape[:2])
 
-    for _ in range(2):
+    for _ in range(steps):
         model.zero_grad()
         loss = backward(LeJEPALoss(0.3, problem.sigreg()), encode, parts)
-    return loss, gradients(model), len(buckets), dict(model.module.named_buffers())
+    return loss, gradients(model), len(sent.buckets), dict(model.module.named_buffers())
 
 
-@pytest.mark.parametrize("split", [(9,), (7, 4), (3, 6, 2)])
-def test_parts_on_ranks_are_one_batch_with_one_synchronisation_a_step(split):
-    problem, model = Problem(split=split), network()
+@settings(max_examples=15)
+@given(
+    sizes=st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=4), min_size=1, max_size=3).filter(
+        lambda sizes: sum(map(sum, sizes)) > 1
+    ),
+    statistic=st.sampled_from(["epps_pulley", "watson", "mix of sums"]),
+    V=st.integers(1, 3),
+    seed=st.integers(0, 999),
+)
+@example(sizes=[[2, 2, 2, 3]], statistic="epps_pulley", V=2, seed=0)
+@example(sizes=[[2, 2, 2, 1], [3, 1]], statistic="vcreg", V=2, seed=0)
+@example(sizes=[[1], [3, 3], [2, 1, 2]], statistic="anderson_darling", V=2, seed=0)
+@example(sizes=[[0], [2, 0, 3]], statistic="epps_pulley", V=2, seed=0)
+def test_parts_on_ranks_are_one_batch_with_one_synchronisation_a_step(sizes, statistic, V, seed):
+    problem, model = Problem(tuple(map(sum, sizes)), V=V, statistic=statistic, seed=seed), network()
     expected = LeJEPALoss(0.3, problem.sigreg(group=None))(model(problem.batch()))
     expected.backward()
-    for loss, gradient, synchronisations, _ in on_ranks(len(split), in_parts, problem, nn.LayerNorm):
+    results = on_ranks(len(sizes), in_parts, problem, nn.LayerNorm, sizes, 1)
+    for loss, gradient, synchronisations, _ in results:
         assert_close(loss, expected.detach(), **EXACT)
         assert_close(gradient, gradients(model), **EXACT)
-        assert synchronisations == 2  # steps
+        assert synchronisations == 1
+
+
+def in_lightning(problem: Problem) -> tuple[list[tuple[Tensor, Tensor]], int]:
+    """Two steps of manual optimization under Lightning's `ddp`: losses, gradients and messages."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(?!sigreg)")  # Lightning's advice and its imports
+        import lightning
+
+        class Module(lightning.LightningModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net, self.seen = network(), []
+                self.criterion = LeJEPALoss(0.3, problem.sigreg())
+                self.automatic_optimization = False
+
+            def on_train_start(self) -> None:
+                self.trainer.strategy.model.register_comm_hook(None, sent.hook())
+
+            def training_step(self, x: Tensor) -> None:
+                optimizer = self.optimizers()
+                optimizer.zero_grad()
+                loss = backward(self.criterion, self.net, x.split(2 + dist.get_rank(), dim=1))
+                self.seen.append((loss, gradients(self.net)))
+                optimizer.step()
+
+            def configure_optimizers(self) -> Any:
+                return torch.optim.SGD(self.parameters(), lr=0.1)
+
+        module, sent = Module(), Synchronisations()
+        fit_with_lightning(module, [problem.part(dist.get_rank())] * 2)
+    return module.seen, len(sent.buckets)
+
+
+def test_lightning_s_ddp_needs_nothing_more():
+    problem, model = Problem(split=(7, 4)), network()
+    criterion, expected = LeJEPALoss(0.3, problem.sigreg(group=None)), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss = criterion(model(problem.batch()))
+        loss.backward()
+        expected.append((loss.detach(), gradients(model)))
+        optimizer.step()
+    for seen, synchronisations in on_ranks(2, in_lightning, problem):
+        assert_close(seen, expected, **EXACT)
+        assert synchronisations == 2
 
 
 def test_ddp_broadcasts_batchnorms_statistics_as_it_did():
@@ -396,19 +466,56 @@ def no_group_left():
         dist.destroy_process_group()
 
 
+BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
 @pytest.mark.usefixtures("no_group_left")
 def test_the_code_of_the_document_runs_from_top_to_bottom():
-    blocks = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(BLOCKS) == 4
     space: dict[str, Any] = {"__name__": "document"}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(?!sigreg)")  # Lightning's advice and its imports
-        for number, block in enumerate(blocks):
+        for number, block in enumerate(BLOCKS):
             exec(compile(block, f"accumulation.md, block {number}", "exec"), space)
             assert space["loss"].isfinite()
         logged = {name: float(value) for name, value in space["trainer"].callback_metrics.items()}
     assert set(logged) == {"loss", "prediction", "sigreg"}
     assert space["trainer"].global_step == 2
+
+
+def test_the_document_s_lightning_module_clips_gradients_that_are_unscaled():
+    """With a learning rate of 1, SGD moves the weights by the length that gradients are clipped to."""
+    space: dict[str, Any] = {"__name__": "document"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(?!sigreg)")
+        exec(BLOCKS[0], space)
+        import lightning
+        from lightning.pytorch.plugins.precision import MixedPrecision
+
+        module_only = BLOCKS[2][: BLOCKS[2].index("data =")]
+        exec(module_only, space)
+
+        class Descent(space["Module"]):
+            def configure_optimizers(self) -> Any:
+                return torch.optim.SGD(self.parameters(), lr=1.0)
+
+        module = Descent()
+        module.criterion.lambda_param = 1.0  # gradients much longer than 1
+        before = nn.utils.parameters_to_vector(module.net.parameters()).detach().clone()
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        trainer = lightning.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            plugins=[MixedPrecision("16-mixed", "cpu", scaler)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        data = torch.utils.data.TensorDataset(torch.randn(256, 2, 8))
+        trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=256))
+    moved = nn.utils.parameters_to_vector(module.net.parameters()).detach() - before
+    assert_close(moved.norm(), torch.tensor(1.0), rtol=1e-4, atol=0)
 
 
 def test_the_numbers_of_the_document_are_those_of_its_script():

@@ -172,6 +172,15 @@ def test_other_views_than_the_memory_s_are_refused() -> None:
         ours(normal(3, 4, 4))
 
 
+def test_a_compiled_module_with_a_memory_gives_the_values_of_a_plain_one() -> None:
+    torch._dynamo.reset()
+    ours, plain = (SIGReg(num_slices=8, memory=10) for _ in range(2))
+    compiled = torch.compile(ours, backend="eager")
+    for step in range(4):
+        z = normal(2, 4, 4, seed=step)
+        assert_close(compiled(z), plain(z))
+
+
 def test_a_memory_that_was_filled_on_the_meta_device_starts_empty() -> None:
     with torch.device("meta"):
         ours = SIGReg(num_slices=8, memory=10)

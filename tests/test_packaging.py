@@ -55,6 +55,7 @@ import torch
 before = set(sys.modules)
 sys.path.insert(0, {str(tmp_path)!r})
 import sigreg, sigreg.univariate, sigreg.multivariate, sigreg.diagnostics, sigreg.conventions
+import sigreg.inspect.cli
 assert sigreg.__file__.startswith({str(tmp_path)!r})
 import sigreg_adapters
 new = {{name.split(".")[0] for name in set(sys.modules) - before}}

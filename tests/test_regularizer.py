@@ -1,12 +1,14 @@
 """SIGReg: its contract, whatever the statistic."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from sigreg import SIGReg
+from sigreg import LeJEPALoss, SIGReg, functional
+from sigreg.directions import Subspaces, gaussian
 from sigreg.univariate import epps_pulley
 
 
@@ -128,8 +130,52 @@ def test_bad_embeddings_are_named(z, error, says):
         ({"memory": 2.5}, TypeError, "memory=2.5 must be an int"),
         ({"memory": -1}, ValueError, "memory=-1"),
         ({"statistic": torch.var, "t_max": 3.0}, TypeError, "does not take"),
+        ({"num_points": True}, TypeError, "num_points=True must be an int"),
+        ({"t_max": "3"}, TypeError, "t_max='3' must be a number"),
+        ({"unbiased": "no"}, TypeError, "unbiased='no' must be True or False"),
+        ({"statistic": {"epps_pulley": 1.0, epps_pulley: 2.0}}, ValueError, "names epps_pulley twice"),
+        (
+            {"statistic": {"epps_pulley": 1.0, partial(epps_pulley, t_max=5.0): 2.0}, "t_max": 5.0},
+            ValueError,
+            r"names epps_pulley\(t_max=5.0\) twice",
+        ),
+        ({"statistic": {"vcreg": float("nan")}}, ValueError, "weight of vcreg is nan"),
     ],
 )
 def test_bad_settings_are_named_at_construction(settings, error, says):
     with pytest.raises(error, match=says):
         SIGReg(**settings)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda z: SIGReg()(z, step=1.5), TypeError, "step=1.5 must be an int"),
+        (lambda z: SIGReg("moments", k_max=4.5)(z), TypeError, "k_max=4.5 must be an int"),
+        (lambda z: SIGReg("vasicek_entropy", m=2.5)(z), TypeError, "m=2.5 must be an int"),
+        (
+            lambda z: SIGReg(torch.var)(z),
+            ValueError,
+            r"var must turn .* into \(..., K\) = \(2, 1024\), got \(\)",
+        ),
+        (lambda z: SIGReg(directions=lambda D, K, **_: torch.ones(3, 3))(z), ValueError, r"D = 8 .*\(3, 3\)"),
+        (lambda z: SIGReg(directions=Subspaces(0))(z), ValueError, "number=0 of subspaces"),
+        (lambda z: SIGReg(directions=Subspaces(2.0))(z), TypeError, "number=2.0 of subspaces"),
+        (lambda z: functional.sigreg(z, None), ValueError, "got NoneType"),
+        (
+            lambda z: functional.sigreg(z, gaussian(8, 4), backend="eagr"),
+            ValueError,
+            "backend='eagr' is unknown",
+        ),
+        (
+            lambda z: functional.sigreg(z, gaussian(8, 4), statistic="vcreg", backend="triton"),
+            ValueError,
+            "computes epps_pulley alone",
+        ),
+        (lambda z: LeJEPALoss()(z, num_global=1.0), TypeError, "num_global=1.0 must be an int"),
+        (lambda z: SIGReg().set_extra_state(torch.zeros(3)), ValueError, r"\[seed, step\]"),
+    ],
+)
+def test_bad_arguments_of_a_call_are_named(call, error, says):
+    with pytest.raises(error, match=says):
+        call(embeddings(2, 16, 8))

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ pytest.importorskip("omegaconf", reason="solo-learn's configs are omegaconf's")
 pytest.importorskip("hydra", reason="the plugin is Hydra's")
 
 from sigreg import LeJEPALoss, SIGReg
+from sigreg.diagnostics import diagnose_batch
 from tests import solo_stand_in as stand_in
 
 ROOT = Path(__file__).parent.parent
@@ -245,6 +246,41 @@ def test_a_mistake_in_the_sigreg_section_is_named(
         _methods()["byol+sigreg"](stand_in.config("byol+sigreg", sigreg=settings))
 
 
+# --- the monitor, by a config key ---
+
+
+@pytest.mark.parametrize("method", ["lejepa", "vicreg+sigreg"])
+def test_one_config_key_watches_what_sigreg_is_given(adapter: ModuleType, method: str) -> None:
+    adapter.register()
+    section = {"enabled": True, "every_n_steps": 7, "stop_on_collapse": True}
+    model = _methods()[method](stand_in.config(method, gaussianity=section))
+    (monitor,) = model.configure_callbacks()
+    assert (monitor.every_n_steps, monitor.stop_on_collapse, monitor.patience) == (7, True, 3)
+    trainer = SimpleNamespace(global_step=0, is_global_zero=True, loggers=(), should_stop=False)
+    trainer.strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    monitor.on_train_start(trainer, model)
+    monitor.on_train_batch_start(trainer, model)
+    model.training_step(stand_in.batch(), 0)
+    model.log_dict = lambda values, **_: None  # the stand-in's logs hold tensors
+    monitor.on_train_batch_end(trainer, model)
+    with torch.no_grad():
+        crops = torch.stack([model(x)["z"] for x in stand_in.batch()[1]])
+    expected = diagnose_batch([(crops, None)]).diagnosis.measured
+    torch.testing.assert_close(monitor.last["gaussianity/epps_pulley"], expected.value)
+
+
+def test_without_the_key_nothing_is_watched(adapter: ModuleType) -> None:
+    assert _lejepa(adapter).configure_callbacks() == []
+
+
+def test_a_mistake_in_the_gaussianity_section_is_named(adapter: ModuleType) -> None:
+    check = adapter.LeJEPA.add_and_assert_specific_cfg
+    with pytest.raises(ValueError, match=r"gaussianity has \['every'\].* it takes .*every_n_steps"):
+        check(stand_in.config(gaussianity={"every": 3}))
+    with pytest.raises(ValueError, match="patience=0 must be at least 1"):
+        check(stand_in.config(gaussianity={"enabled": True, "patience": 0}))
+
+
 # --- the Hydra plugin and the launcher, each in a process of its own ---
 
 PROGRAM = """
@@ -271,7 +307,7 @@ def _run(tmp_path: Path, first: str, report: str, *command: str) -> subprocess.C
     )  # fmt: skip
 
 
-def test_another_hydra_program_neither_hears_nor_pays_for_the_plugin(tmp_path: Path) -> None:
+def test_in_another_hydra_program_the_plugin_prints_nothing_and_imports_no_torch(tmp_path: Path) -> None:
     report = "'hydra_plugins.sigreg_solo_learn' in sys.modules, 'torch' in sys.modules, 'solo' in sys.modules"
     done = _run(tmp_path, "", report)
     assert (done.returncode, done.stdout, done.stderr) == (0, "True False False\n" * 2, "")

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from sigreg import SIGReg
-from sigreg.directions import DIRECTIONS
+from sigreg.directions import DIRECTIONS, Subspaces
 from sigreg.functional import sigreg
 from sigreg.univariate import STATISTICS
 from tests.test_statistics import normal
@@ -18,12 +19,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated
 
 CHOICES = {**{name: name for name in STATISTICS}, "mix": {"epps_pulley": 1.0, "vcreg": 0.1}}
 every_choice = pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
-every_kind = pytest.mark.parametrize("kind", DIRECTIONS)
+KINDS = {**DIRECTIONS, "subspaces": Subspaces(2)}
+every_kind = pytest.mark.parametrize("kind", KINDS)
 weighted = pytest.mark.parametrize("weights", [None, torch.arange(9) < 7], ids=["plain", "masked"])
 
 
 def problem(kind: str = "gaussian") -> tuple[Tensor, Tensor]:
-    return normal(2, 9, 4), DIRECTIONS[kind](4, 6, dtype=torch.float64)
+    return normal(2, 9, 4), KINDS[kind](4, 6, dtype=torch.float64)
 
 
 def plain_gradient(z: Tensor, A: Tensor, **settings) -> Tensor:
@@ -42,6 +44,14 @@ def test_torch_func_grad_and_vmap(choice, kind, weights) -> None:
     assert_close(by_view, torch.stack([sigreg(v, A, **settings) for v in z]))
     per_view = torch.func.vmap(torch.func.grad(lambda z: sigreg(z, A, **settings)))(z)
     assert_close(per_view, torch.stack([plain_gradient(v, A, **settings) for v in z]))
+
+
+@every_choice
+def test_torch_func_in_the_directions(choice) -> None:
+    z, A = problem()
+    A.requires_grad_()
+    (expected,) = torch.autograd.grad(sigreg(z, A, statistic=choice), A)
+    assert_close(torch.func.grad(lambda A: sigreg(z, A, statistic=choice))(A.detach()), expected)
 
 
 @every_choice
@@ -90,7 +100,7 @@ def test_one_graph_for_any_batch_size(choice, weights) -> None:
 def test_one_graph_for_every_kind_of_directions(kind) -> None:
     torch._dynamo.reset()
     z = normal(2, 9, 4)
-    ours, plain = (SIGReg(num_slices=6, directions=kind) for _ in range(2))
+    ours, plain = (SIGReg(num_slices=6, directions=KINDS[kind]) for _ in range(2))
     compiled = torch.compile(ours, fullgraph=True, dynamic=True, backend="aot_eager")
     for _ in range(2):
         assert_close(compiled(z), plain(z))
@@ -104,8 +114,23 @@ def test_export_of_a_module_in_eval_mode(choice) -> None:
 
 @every_kind
 def test_export_of_every_kind_of_directions(kind) -> None:
-    module, z = SIGReg(num_slices=6, directions=kind).eval(), normal(2, 9, 4)
+    module, z = SIGReg(num_slices=6, directions=KINDS[kind]).eval(), normal(2, 9, 4)
     assert_close(torch.export.export(module, (z,)).module()(z), module(z))
+
+
+@every_choice
+@every_kind
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_activation_checkpointing(choice, kind, use_reentrant) -> None:
+    ours, plain = (SIGReg(choice, num_slices=6, directions=KINDS[kind]) for _ in range(2))
+    for _ in range(2):
+        z, theirs = (normal(2, 9, 4).requires_grad_() for _ in range(2))
+        values = checkpoint(ours, z, use_reentrant=use_reentrant), plain(theirs)
+        for value in values:
+            value.backward()
+        assert_close(*values)
+        assert_close(z.grad, theirs.grad)
+    assert int(ours.step) == int(plain.step) == 2
 
 
 def test_a_module_in_training_mode_says_why_torch_func_cannot_run_it() -> None:

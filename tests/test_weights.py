@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pool import on_ranks
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 
+from benchmarks.kernel_count import count
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.directions import gaussian
 from sigreg.functional import sigreg
+from sigreg.multivariate import bhep, exact_sigreg, henze_zirkler
+from sigreg.objective import NextEmbeddingLoss
+from sigreg.sequences import SequenceSIGReg
 from sigreg.univariate import STATISTICS, epps_pulley
+from tests.test_kernels import backend  # noqa: F401 (a fixture: every kernel)
 from tests.test_statistics import TABLE, normal, over_two_ranks, promise
 
 WEIGHTED = [key for key in TABLE if key != "vasicek_entropy"]
@@ -46,11 +56,12 @@ def test_a_mask_equals_removing_the_rows(key: str, bad: float) -> None:
 def test_each_leading_index_has_its_own_mask(key: str) -> None:
     x, mask = normal(2, 3, 11, 4), mask_of(2, 3, 11, seed=1)
     mask[..., :2] = True
-    values = TABLE[key].statistic(x, weights=mask)
+    values, grads = value_and_gradient(TABLE[key].statistic, x, weights=mask)
     for i in range(2):
         for j in range(3):
-            alone = TABLE[key].statistic(x[i, j][mask[i, j]])
+            alone, grad = value_and_gradient(TABLE[key].statistic, x[i, j][mask[i, j]])
             assert_close(values[i, j], alone, rtol=MANY, atol=MANY)
+            assert_close(grads[i, j][mask[i, j]], grad, rtol=MANY, atol=MANY)
 
 
 @promise(rows=WEIGHTED)
@@ -100,8 +111,7 @@ def test_weights_leave_the_expected_value_under_a_gaussian(kind: str) -> None:
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
-@pytest.mark.parametrize("backend", ["reference", "eager"])
-def test_weights_in_a_kernel_are_those_of_the_definition(backend: str, unbiased: bool) -> None:
+def test_weights_in_a_kernel_are_those_of_the_definition(backend, unbiased: bool) -> None:  # noqa: F811
     z, A = normal(3, 17, 5).requires_grad_(), gaussian(5, 70, dtype=torch.float64)
     w = torch.rand(3, 17, dtype=torch.float64) * torch.tensor([[1.0], [2.0], [0.5]])  # totals differ by view
     t = torch.linspace(0, 3, 17, dtype=torch.float64)
@@ -115,10 +125,50 @@ def test_weights_in_a_kernel_are_those_of_the_definition(backend: str, unbiased:
         modulus = (N * modulus - 1) / (N - 1)
     error = modulus - 2 * phi * ecf.real + phi**2
     expected = (N[..., 0] * 2 * torch.trapezoid(error * phi, t)).mean()
-    value = sigreg(z, A, weights=w, backend=backend, unbiased=unbiased)
+    value = backend(z, A, weights=w, unbiased=unbiased)
     assert_close(value, expected, rtol=1e-10, atol=1e-12)
     of_kernel, by_hand = (torch.autograd.grad(loss, z)[0] for loss in (value, expected))
     assert_close(of_kernel, by_hand, rtol=1e-10, atol=1e-12)
+
+
+CLOSED = {
+    "exact_sigreg": exact_sigreg,
+    "exact_sigreg unbiased": lambda z, **kw: exact_sigreg(z, unbiased=True, **kw),
+    "bhep": bhep,
+    "henze_zirkler": henze_zirkler,
+}
+
+
+@pytest.mark.parametrize("form", CLOSED.values(), ids=CLOSED)
+def test_a_closed_form_takes_a_mask_for_each_leading_index(form) -> None:
+    z, mask = normal(2, 2, 13, 3), mask_of(2, 2, 13, seed=2)
+    mask[1, 1] = False  # its value is 0
+    padded = torch.where(mask[..., None], z, torch.inf)
+    values, grad = value_and_gradient(form, padded, weights=mask)
+    for i, j in ((0, 0), (0, 1), (1, 0)):
+        alone, theirs = value_and_gradient(form, z[i, j][mask[i, j]])
+        assert_close(values[i, j], alone, rtol=MANY, atol=MANY)
+        assert_close(grad[i, j][mask[i, j]], theirs, rtol=MANY, atol=MANY)
+    assert values[1, 1] == 0
+    assert_close(grad[~mask], torch.zeros_like(grad[~mask]), rtol=0, atol=0)
+
+
+TRACED = ("epps_pulley", "vcreg", "watson")  # tracing takes seconds; the others are behind `-m long`
+
+
+@pytest.mark.parametrize(
+    "statistic", [pytest.param(n, marks=() if n in TRACED else pytest.mark.long) for n in sorted(STATISTICS)]
+)
+def test_a_mask_equals_removing_the_rows_under_torch_compile(statistic: str) -> None:
+    torch._dynamo.reset()
+    z, mask = normal(2, 3, 11, 4), mask_of(11)
+    criterion = SIGReg(statistic, num_slices=6).eval()
+    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
+    value, grad = value_and_gradient(compiled, torch.where(mask[:, None], z, torch.nan), weights=mask)
+    expected, theirs = value_and_gradient(criterion, z[:, :, mask])
+    assert_close(value, expected, rtol=MANY, atol=MANY)
+    assert_close(grad[:, :, mask], theirs, rtol=MANY, atol=MANY)
+    assert not grad[:, :, ~mask].any()
 
 
 @pytest.mark.parametrize("statistic", sorted(STATISTICS))
@@ -176,6 +226,56 @@ def test_lejepa_s_prediction_ignores_what_does_not_count(share: float | None) ->
         assert_close(ours, theirs, rtol=MANY, atol=MANY)
 
 
+def test_lejepa_s_prediction_is_a_weighted_mean() -> None:
+    views, generator = normal(3, 7, 4), torch.Generator().manual_seed(3)
+    w = torch.rand(3, 7, generator=generator, dtype=torch.float64)
+    ours = LeJEPALoss(sigreg=SIGReg(num_slices=4)).components(views, 2, w).prediction
+    total = 0.0
+    for n in range(7):
+        center = (w[0, n] * views[0, n] + w[1, n] * views[1, n]) / (w[0, n] + w[1, n])
+        total += sum(w[v, n] * (views[v, n] - center).square().mean() for v in range(3))
+    assert_close(ours, total / w.sum(), rtol=MANY, atol=MANY)
+
+
+def test_a_prediction_of_the_next_embedding_weighs_as_much_as_the_least_of_its_steps() -> None:
+    (z, w), T = (normal(6, 5, 3), torch.rand(6, 5, dtype=torch.float64)), 5
+    ours = NextEmbeddingLoss(sigreg=SIGReg(num_slices=4), rollout=2).components(z, torch.tanh, weights=w)
+    terms = []
+    for h in (1, 2):
+        paths = [(n, t) for n in range(6) for t in range(T - h)]
+        weights = [min(w[n, t : t + h + 1]) for n, t in paths]
+        predicted = [torch.tanh(z[n, t]) if h == 1 else torch.tanh(torch.tanh(z[n, t])) for n, t in paths]
+        errors = [(p - z[n, t + h]).square().mean() for p, (n, t) in zip(predicted, paths, strict=True)]
+        terms.append(sum(a * e for a, e in zip(weights, errors, strict=True)) / sum(weights))
+    assert_close(ours.prediction, sum(terms) / 2, rtol=MANY, atol=MANY)
+
+
+def next_embeddings(first: int, last: int, group: Any) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of some of nine sequences, of which the last four have no valid step."""
+    z, mask = normal(9, 5, 3), mask_of(9, 5)
+    mask[5:] = False
+    z = torch.where(mask[..., None], z, torch.nan)[first:last].requires_grad_()
+    criterion = NextEmbeddingLoss(sigreg=SIGReg(num_slices=4, group=group))
+    loss = criterion(z, torch.tanh, weights=mask[first:last])
+    (grad,) = torch.autograd.grad(loss, z)
+    return loss.detach(), grad
+
+
+def next_embeddings_on_rank() -> tuple[Tensor, Tensor]:
+    rank = torch.distributed.get_rank()
+    loss, grad = next_embeddings(*((0, 5) if rank == 0 else (5, 9)), "auto")
+    return loss, grad / 2  # DDP's mean
+
+
+def test_masked_sequences_over_ranks_are_one_batch_also_where_a_rank_has_no_valid_step() -> None:
+    loss, grad = next_embeddings(0, 9, None)
+    results = on_ranks(2, next_embeddings_on_rank)
+    for value, _ in results:
+        assert_close(value, loss, rtol=MANY, atol=MANY)
+    assert_close(torch.cat([g for _, g in results]), grad, rtol=MANY, atol=MANY)
+    assert not grad[5:].any()
+
+
 def test_a_sample_without_a_valid_global_view_has_no_prediction() -> None:
     views, weights = normal(3, 6, 4), torch.ones(3, 6, dtype=torch.bool)
     weights[:2, 5] = False  # both global views of the last sample
@@ -209,6 +309,27 @@ def test_parameters_of_a_statistic_are_those_of_sigreg(choice) -> None:
     assert len(list(SIGReg(choice).parameters())) == 1
 
 
+TAKERS = {
+    "SIGReg": lambda z, w: SIGReg(num_slices=4)(z, w),
+    "sigreg": lambda z, w: sigreg(z, gaussian(z.shape[-1], 4, dtype=z.dtype), weights=w),
+    "LeJEPALoss": lambda z, w: LeJEPALoss(sigreg=SIGReg(num_slices=4))(z, weights=w),
+    "NextEmbeddingLoss": lambda z, w: NextEmbeddingLoss(sigreg=SIGReg(num_slices=4))(z, torch.tanh, None, w),
+    "SequenceSIGReg": lambda z, w: SequenceSIGReg(SIGReg(num_slices=4), window=3)(z, w),
+    "memory": lambda z, w: SIGReg(num_slices=4, memory=6)(z, w),
+    **{name: lambda z, w, form=form: form(z, weights=w).mean() for name, form in CLOSED.items()},
+}
+every_taker = pytest.mark.parametrize("taker", TAKERS.values(), ids=TAKERS)
+
+
+@every_taker
+def test_weights_are_constants(taker) -> None:
+    w = torch.rand(4, 12, dtype=torch.float64, requires_grad=True)
+    z = normal(4, 12, 3).requires_grad_()
+    taker(z, w).backward()
+    assert z.grad.any()
+    assert w.grad is None
+
+
 @pytest.mark.parametrize(
     ("weights", "error", "says"),
     [
@@ -221,11 +342,56 @@ def test_parameters_of_a_statistic_are_those_of_sigreg(choice) -> None:
         ([1.0] * 12, TypeError, "list"),
     ],
 )
-def test_bad_weights_are_named(weights, error, says) -> None:
+@every_taker
+def test_bad_weights_are_named(taker, weights, error, says) -> None:
     with pytest.raises(error, match=says):
-        SIGReg(num_slices=4)(torch.zeros(2, 12, 4), weights)
+        taker(torch.zeros(2, 12, 4), weights)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("statistic", ["epps_pulley", "watson", "vcreg"])
+def test_weights_whose_squares_float32_cannot_hold_do_not_pass_for_nothing_valid(statistic, scale) -> None:
+    value = SIGReg(statistic, num_slices=4)(torch.randn(12, 4), torch.full((12,), scale))
+    assert not value.isfinite()
 
 
 def test_vasicek_takes_a_mask_but_no_weights() -> None:
     with pytest.raises(ValueError, match=r"no weighted form.*bool mask"):
         STATISTICS["vasicek_entropy"](normal(12, 1), weights=torch.rand(12))
+
+
+# What weights cost
+
+
+@pytest.mark.parametrize("kind", ["mask", "floats"])
+@pytest.mark.parametrize("which", ["SIGReg", "LeJEPALoss", "NextEmbeddingLoss", "memory"])
+def test_weights_on_a_gpu_make_the_host_wait_for_nothing(which: str, kind: str) -> None:
+    """On tensors without data, where boolean indexing and reads by the host are errors."""
+    with FakeTensorMode():
+        z = torch.empty(16, 8, 6, device="cuda", requires_grad=True)
+        w = torch.empty(16, 8, device="cuda", dtype=torch.bool if kind == "mask" else torch.float32)
+        inner = SIGReg(num_slices=8, memory=16 if which == "memory" else 0)
+        module, arguments = {
+            "LeJEPALoss": (LeJEPALoss(sigreg=inner), (None, w)),
+            "NextEmbeddingLoss": (NextEmbeddingLoss(sigreg=inner), (torch.tanh, None, w)),
+        }.get(which, (inner, (w,)))
+        counted = count(module.cuda(), z, *arguments)
+        assert counted.transfers == []
+        assert counted.total > 50
+
+
+def seconds_of(criterion: SIGReg, z: Tensor, *weights: Tensor) -> float:
+    start = time.perf_counter()
+    criterion(z, *weights).backward()
+    return time.perf_counter() - start
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend_name", ["eager", "inductor"])
+def test_a_mask_takes_at_most_a_quarter_more_time(backend_name: str) -> None:
+    criterion = SIGReg(num_slices=512, backend=backend_name)
+    z, mask = torch.randn(4, 256, 64, requires_grad=True), mask_of(4, 256)
+    rounds = [(seconds_of(criterion, z), seconds_of(criterion, z, mask)) for _ in range(22)][2:]
+    plain, masked = (min(times) for times in zip(*rounds, strict=True))
+    print(f"{backend_name}: {1e3 * plain:.1f} ms, with a mask {1e3 * masked:.1f} ms: {masked / plain:.2f}")
+    assert masked < 1.25 * plain

@@ -1,7 +1,10 @@
 """The Hydra plugin that puts our methods into solo-learn when its main scripts start.
 
+It is part of the wheel because `main_pretrain.py` of an unmodified clone registers methods nowhere else, and
+because under DDP every rank runs that script again, so that no launcher of ours can register them.
+
 Hydra 1.3 finds it in this namespace, 1.4 by the entry point `hydra.plugins`.  Every other Hydra program
-loads this file, too: it must not import torch, must not raise and must stay silent there.
+loads this file, too: it must not import torch, must not raise and must print nothing there.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""SIGReg for Lightning: watch whether the embeddings of a module are Gaussian, or collapse.
+"""SIGReg for Lightning: watch what the criterion is given, and raise the alarm when it collapses.
 
 Tried with lightning 2.6.6 and pytorch-lightning 2.6.6, either of which may run it.
 """
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sigreg.diagnostics import uncalibrated
+from sigreg import SIGReg
+from sigreg.collectives import resolve
+from sigreg.diagnostics import BatchDiagnosis, Diagnosis, diagnose_batch
 
 try:
     from lightning.pytorch import Callback
@@ -21,91 +24,199 @@ except ImportError:
 
 
 class GaussianityMonitor(Callback):
-    """Logs how Gaussian the output of one submodule is, and warns when it collapses.
+    """Logs how Gaussian the embeddings are that SIGReg is given, and raises the alarm when they collapse.
 
-    Every `every_n_steps` training steps the submodule's output `(N, D)` is tested; the log receives
-    `gaussianity/epps_pulley` (1.05 at a Gaussian), `gaussianity/effective_rank` and
-    `gaussianity/covariance`.  Of a submodule that returns several tensors, the last is tested; outputs of
-    several forward passes in a step (views passed one by one) are tested together.  It looks at
-    `max_samples` samples of this rank.
+    Every `every_n_steps` training steps it takes what `SIGReg.forward` received in that step: all views, all
+    calls, with their weights, on all ranks.  The ranks exchange sums, so that the report is that of the whole
+    batch.  It is averaged over views, as the loss is, and made along slices of its own.
+
+    Every logger receives `gaussianity/epps_pulley` (1.05 at a Gaussian), `gaussianity/reachable` (the lowest
+    value that the measured rank allows), `gaussianity/worst_slice`, `gaussianity/effective_rank`,
+    `gaussianity/covariance` (distance to I) and `gaussianity/sd`; TensorBoard also a figure, if matplotlib is
+    installed, and the findings of `sigreg.diagnostics.diagnose` as text.
 
     Args:
-        module: dotted name of the submodule, such as "projection_head".
-        every_n_steps: training steps between two looks.
-        max_samples: samples looked at, at most.
-        collapse: warn when the effective rank falls below this share of N D / (N + D), about what N
-            samples of N(0, I) have.
-        num_slices: random directions of the test.
+        module: dotted name of a SIGReg or of a module that holds one, such as "criterion"; needed only if
+            there are several.  Of a module without SIGReg, such as the projector of another method, the
+            output is watched (of a tuple the last tensor), each row a sample.
+        every_n_steps: optimizer steps between two looks.
+        collapse: alarm when all rows are equal or next to it, or when the effective rank falls below this
+            share of what N(0, I) has with as many rows.
+        patience: looks in a row that must show a collapse before the alarm; a network may begin with one.
+        stop_on_collapse: end the training at the alarm, on all ranks.
+        figure_every_n_steps: steps between two figures; 0 draws none.
+        num_slices: random directions, tested besides the coordinates.
 
     Raises:
-        ValueError: at the start of training, when there is no such submodule.
+        ValueError: a setting out of range; at the start of training, when there is no SIGReg or no such
+            module, or when there are several.
 
     Example:
-        >>> monitor = GaussianityMonitor("projection_head", every_n_steps=100)
+        >>> monitor = GaussianityMonitor(every_n_steps=100, stop_on_collapse=True)
         >>> monitor.last is None  # what was logged last, once training runs
         True
     """
 
     def __init__(
         self,
-        module: str,
+        module: str | None = None,
         *,
         every_n_steps: int = 100,
-        max_samples: int = 512,
         collapse: float = 0.1,
-        num_slices: int = 128,
+        patience: int = 3,
+        stop_on_collapse: bool = False,
+        figure_every_n_steps: int = 1000,
+        num_slices: int = 256,
     ) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps} must be at least 1")
-        self.module, self.every_n_steps, self.max_samples = module, every_n_steps, max_samples
-        self.collapse, self.num_slices = collapse, num_slices
+        for name, value in (
+            ("every_n_steps", every_n_steps),
+            ("patience", patience),
+            ("num_slices", num_slices),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        self.module, self.every_n_steps, self.collapse = module, every_n_steps, collapse
+        self.patience, self.stop_on_collapse = patience, stop_on_collapse
+        self.figure_every_n_steps, self.num_slices = figure_every_n_steps, num_slices
         self.last: dict[str, float] | None = None
-        self._seen: list[Tensor] = []
+        self.diagnosis: Diagnosis | None = None
+        self._collapsed = 0  # looks in a row
+        self._looked: int | None = None  # step of the last look
+        self._looking = False
+        self._calls: list[tuple[Tensor, Tensor | None]] = []
         self._handle: RemovableHandle | None = None
+        self._group: Any = "auto"
+        self._name = ""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        submodules = dict(pl_module.named_modules())
-        if self.module not in submodules:
-            names = ", ".join(name for name in submodules if name and "." not in name)
-            raise ValueError(f"the module has no submodule {self.module!r}; it has {names}")
+        watched = _watched(pl_module, self.module)
+        self._group = (
+            getattr(watched, "group", None) or "auto"
+        )  # a loss of one rank's batch is reported for all
+        self._name = next(name for name, module in pl_module.named_modules() if module is watched)
+        signature = inspect.signature(watched.forward)
 
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            if module.training and trainer.global_step % self.every_n_steps == 0:
-                tensor = output[-1] if isinstance(output, (tuple, list)) else output
-                self._seen.append(tensor.detach().reshape(-1, tensor.shape[-1]))
+        def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            # The forward pass that checkpointing repeats during backward is not another call, a copy of the
+            # module (as of averaged weights) not this one.
+            recomputed = torch._C._current_graph_task_id() != -1
+            if not self._looking or module is not watched or recomputed or torch.compiler.is_compiling():
+                return
+            if isinstance(module, SIGReg):
+                given = signature.bind(*args, **kwargs).arguments
+                self._calls.append((next(iter(given.values())).detach(), given.get("weights")))
+            else:
+                z = output[-1] if isinstance(output, (tuple, list)) else output
+                self._calls.append((z.detach().reshape(-1, z.shape[-1]), None))
 
-        self._handle = submodules[self.module].register_forward_hook(keep)
+        self._handle = watched.register_forward_hook(keep, with_kwargs=True)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        step, every = trainer.global_step, self.every_n_steps
+        self._looking = self._looked is None or step // every != self._looked // every
+        if self._looking:
+            self._looked = step
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
-        seen, self._seen = self._seen, []
-        if not seen:
+        calls, self._calls = self._calls, []
+        if not self._looking:
             return
-        share = -(-self.max_samples // len(seen))  # of each forward pass
-        z = torch.cat([part[:share] for part in seen])
-        if not torch.isfinite(z).all():
-            warnings.warn(f"{self.module} gives inf or nan at step {trainer.global_step}", stacklevel=2)
+        self._looking = False
+        try:
+            shapes = [f"({', '.join(map(str, (*z.shape[:-2], 'N', z.shape[-1])))})" for z, _ in calls]
+            resolve(self._group).assert_equal(calls=shapes)
+            if not calls:
+                raise ValueError(
+                    "it was not called in the training step, or only in what torch.compile compiled"
+                )
+            found = diagnose_batch(calls, group=self._group, num_slices=self.num_slices)
+        except (ValueError, RuntimeError) as reason:  # the same on every rank
+            self._warn(trainer, f"no report on {self._name}: {reason}")
             return
-        found = uncalibrated(z, num_slices=self.num_slices)
-        (N, D), rank = z.shape, found["effective rank"]
+        self._log(trainer, pl_module, found)
+        self._raise_alarm(trainer, found.diagnosis)
+
+    def _log(self, trainer: Any, pl_module: Any, found: BatchDiagnosis) -> None:
+        self.diagnosis, m = found.diagnosis, found.diagnosis.measured
         self.last = {
-            "gaussianity/epps_pulley": found["epps_pulley"],
-            "gaussianity/covariance": found["covariance"],
-            "gaussianity/effective_rank": rank,
+            "gaussianity/epps_pulley": m.value,
+            "gaussianity/reachable": m.reachable,
+            "gaussianity/worst_slice": found.worst_value,
+            "gaussianity/effective_rank": m.effective_rank,
+            "gaussianity/covariance": found.covariance,
+            "gaussianity/sd": m.sd,
         }
-        pl_module.log_dict(self.last, batch_size=N)
-        expected = N * D / (N + D)
-        if rank < self.collapse * expected:
-            warnings.warn(
-                f"{self.module} collapses: effective rank {rank:.1f} where a Gaussian has about "
-                f"{expected:.1f} of {D}, at step {trainer.global_step}; raise lambda_param, or look at the "
-                "learning rate",
-                stacklevel=2,
-            )
+        pl_module.log_dict(self.last, logger=False, batch_size=m.N)  # for callbacks and the progress bar
+        if not trainer.is_global_zero:
+            return
+        # Not by log_dict: Lightning writes what is logged in the steps of log_every_n_steps alone.
+        step = self._looked or 0
+        for logger in trainer.loggers:
+            logger.log_metrics(self.last, step=step)
+            board: Any = getattr(logger, "experiment", None)
+            if not hasattr(board, "add_figure"):
+                continue
+            board.add_text("gaussianity", str(self.diagnosis).replace("\n", "\n\n"), step)  # Markdown
+            every = self.figure_every_n_steps
+            if every and step % every < self.every_n_steps and (figure := _figure(found, self._name)):
+                board.add_figure("gaussianity", figure, step)
+
+    def _raise_alarm(self, trainer: Any, diagnosis: Diagnosis) -> None:
+        m = diagnosis.measured
+        low = m.effective_rank < self.collapse * m.expected_effective_rank
+        alarming = ("collapsed", "dimensionally collapsed") if low else ("collapsed",)
+        found = [finding for finding in diagnosis.findings if finding.name in alarming]
+        self._collapsed = self._collapsed + 1 if found else 0
+        if self._collapsed == self.patience:
+            self._warn(trainer, f"{self._name} at step {self._looked}: {found[0]}")
+        if self.stop_on_collapse:
+            stop = trainer.strategy.reduce_boolean_decision(self._collapsed >= self.patience, all=False)
+            trainer.should_stop = trainer.should_stop or stop
+
+    def _warn(self, trainer: Any, message: str) -> None:
+        if trainer.is_global_zero:
+            warnings.warn(message, stacklevel=3)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._looking, self._calls = False, []
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"looked": self._looked, "collapsed": self._collapsed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._looked, self._collapsed = state_dict["looked"], state_dict["collapsed"]
+
+
+def _watched(pl_module: nn.Module, name: str | None) -> nn.Module:
+    """The SIGReg within the named module (None: within all), or the named module itself if it has none."""
+    modules = dict(pl_module.named_modules())
+    if name is not None and name not in modules:
+        known = ", ".join(n for n in modules if n and "." not in n)
+        raise ValueError(f"the module has no submodule {name!r}; it has {known}")
+    root = modules[name or ""]
+    found = {n: m for n, m in root.named_modules() if isinstance(m, SIGReg)}
+    if len(found) > 1:
+        names = ", ".join(f"{name}.{n}" if name else n for n in found)
+        raise ValueError(f"there are several SIGReg; name the one to watch, as in module={names!r}")
+    if not found and name is None:
+        raise ValueError(
+            "the module holds no SIGReg; make the criterion a submodule (self.criterion = LeJEPALoss()), or "
+            "name a submodule whose output is to be watched, as in module='projector'"
+        )
+    return next(iter(found.values()), root)
+
+
+def _figure(found: BatchDiagnosis, name: str) -> Any:
+    """The picture, or None without matplotlib."""
+    try:
+        from sigreg.diagnostics.batch_figure import draw
+
+        return draw(found, name)
+    except ImportError:
+        return None

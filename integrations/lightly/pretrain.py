@@ -22,6 +22,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
 
 from integrations.lightly import backbones, data, methods
+from sigreg_adapters.lightning import GaussianityMonitor
 
 NAMES = {"lejepa": "LeJEPA", "byol": "BYOL", "dino": "DINO", "simsiam": "SimSiam"}
 
@@ -44,10 +45,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--precision", default="32-true", help="as Lightning's Trainer takes it")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--monitor", type=int, default=0, metavar="STEPS", help="log Gaussianity this often (LeJEPA)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="default: runs/METHOD")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args(arguments)
+    if args.monitor and args.method != "lejepa":
+        parser.error(f"--monitor reports on what SIGReg is given, which {args.method} does not use")
     if args.method in ("byol", "simsiam"):
         args.views = args.num_global = 2
     if args.method == "dino":
@@ -89,16 +95,19 @@ def pretrain(args: argparse.Namespace, images: data.Images) -> pl.LightningModul
     loader = data.views_loader(
         images, args.num_global, args.views - args.num_global, args.batch_size, args.workers
     )
+    callbacks: list[pl.Callback] = [
+        ModelCheckpoint(args.out, "last", save_on_train_epoch_end=True, enable_version_counter=False),
+        TQDMProgressBar(refresh_rate=1),
+    ]
+    if args.monitor:
+        callbacks.append(GaussianityMonitor(every_n_steps=args.monitor))
     trainer = pl.Trainer(
         max_epochs=args.epochs,
         accelerator="auto",
         devices=args.devices,
         precision=args.precision,
         logger=CSVLogger(args.out, name="log"),
-        callbacks=[
-            ModelCheckpoint(args.out, "last", save_on_train_epoch_end=True, enable_version_counter=False),
-            TQDMProgressBar(refresh_rate=1),
-        ],
+        callbacks=callbacks,
         log_every_n_steps=len(loader),
         enable_model_summary=False,
     )

@@ -1,4 +1,4 @@
-"""Epps-Pulley, fast: projection, sums and gradient together.  Kernels know no Module.
+"""The kernels of Epps-Pulley: projection, sums and gradient computed together, on plain tensors.
 
     reference  the definition, in operations that autograd and torch.func differentiate; stores the most
     eager      tiles of plain tensor operations, their size chosen for the device; compiles nothing
@@ -6,9 +6,9 @@
     triton     projection, sums and gradient fused, for CUDA; "triton-tf32" and "triton-bf16" project on
                tensor cores, at the precision that they name
 
-Every one computes the same number from `(V, N, D)` embeddings and `(D, K)` directions; they differ in
-time and memory only.  "auto" is "eager"; under a transform of `torch.func` it is "reference", and inside a
-`torch.compile` of the user's own the formulas of "inductor", which become part of the user's graph.
+All compute the same number from `(V, N, D)` embeddings and `(D, K)` directions; they differ in time and
+memory only.  "auto" is "eager"; under a transform of `torch.func` it is "reference", and inside the user's
+`torch.compile` it is the formulas of "inductor", which become part of the user's graph.
 """
 
 from __future__ import annotations
@@ -37,20 +37,23 @@ def chosen(backend: str) -> str:
     interpreter only, so both wait to be named.
     """
     if torch.compiler.is_compiling() and backend in ("auto", "eager"):
-        return "inductor"  # tiles and buffers only stand in a compiler's way
+        return "inductor"  # a compiler cannot fuse across tiles and preallocated buffers
     if transformed() and not backend.startswith("triton"):
         return "reference"
     return "eager" if backend == "auto" else backend
 
 
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Sums of a thousand terms need float32, whatever the surrounding autocast says."""
+    """Autocast disabled: sums of a thousand terms need float32."""
     if device.type == "meta":
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def _module(name: str) -> ModuleType:
+    """The kernel's `ecf_sums` and `ecf_sums_backward`; those that need more than torch are imported here."""
+    if name == "eager":
+        return eager
     if name.startswith("triton"):
         from sigreg.kernels import triton
 
@@ -61,18 +64,18 @@ def _module(name: str) -> ModuleType:
 
 
 class _ECFSums(Function):
-    """C and S, `(V, K, P)` each, of the projections z A: `(V, N, D)`, `(D, K)`.  A None: z is projected."""
+    """C and S, `(V, K, P)` each, of the projections z A: `(V, N, D)`, `(D, K)`.
+
+    Where A is None, z holds the projections.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int, name: str
     ) -> tuple[Tensor, Tensor]:
         ctx.arguments = dt, P, name
-        if name == "eager":
-            projections = z if A is None else z @ A
-            sums = eager.ecf_sums(projections, weights, dt, P)
-        else:
-            sums, projections = _module(name).ecf_sums(z, A, weights, dt, P, name)
+        sums: tuple[Tensor, Tensor]
+        sums, projections = _module(name).ecf_sums(z, A, weights, dt, P, name)
         ctx.save_for_backward(z, A, weights, projections)
         return sums
 
@@ -81,17 +84,12 @@ class _ECFSums(Function):
         z, A, weights, projections = ctx.saved_tensors
         dt, P, name = ctx.arguments
         need_z, need_A, *_ = ctx.needs_input_grad
-        with no_autocast(z.device):  # for those who call backward() under it
+        with no_autocast(z.device):  # backward() may be called under autocast
             if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
                 sums = reference.ecf_sums(z if A is None else z @ A, weights, dt, P)
                 wanted = [v for v, needed in ((z, need_z), (A, need_A)) if needed]
                 grads = iter(torch.autograd.grad(sums, wanted, (gC, gS), create_graph=True))
                 gz, gA = (next(grads) if needed else None for needed in (need_z, need_A))
-            elif name == "eager":
-                gz, gA = eager.ecf_sums_backward(projections, weights, dt, P, gC, gS), None
-                if A is not None:
-                    gx, gz = gz, gz @ A.T
-                    gA = z.flatten(0, 1).T @ gx.flatten(0, 1) if need_A else None
             else:
                 backward = _module(name).ecf_sums_backward
                 gz, gA = backward(z, A, weights, projections, dt, P, gC, gS, name, need_z, need_A)
@@ -144,7 +142,7 @@ def sliced_epps_pulley(
     """
     z, P = sample.x, num_points - 1
     alone = sample.group.size == 1
-    if alone and not A.requires_grad and chosen(backend) == "eager":  # the gradient with the value
+    if alone and not A.requires_grad and chosen(backend) == "eager":  # computes the gradient with the value
         flat = z.reshape(math.prod(z.shape[:-2]), *z.shape[-2:])
         weights, W, N = sample.weights, sample.W, sample.N
         if weights is not None:

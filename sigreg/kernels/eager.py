@@ -24,7 +24,7 @@ _MIN_SLICES = 64  # fewer would leave the projection, a matrix product, too thin
 
 
 class _Complex(NamedTuple):
-    """Views of complex numbers, made once: to make a view costs as much as to fill a small one."""
+    """Views of complex numbers, made once: creating a view costs as much as filling a small tensor."""
 
     both: Tensor  # (K, V, 2, N): real and imaginary part
     first: Tensor  # (K, V, 1, N): the real part
@@ -54,7 +54,7 @@ class _Tile:
         self._arrange(self.buffers)
 
     def _arrange(self, parts: list[Tensor]) -> None:
-        """All views of the buffers that a pass needs."""
+        """Create all views of the buffers that a pass needs."""
         phi, self.short, scratch, long = parts
         self.phi = phi[:, :, 0]
         self.e3, self.e1 = _pairs(self.short)
@@ -75,7 +75,7 @@ class _Tile:
     def sums(self, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """sum_n w_n cos(2k phi_n) and sum_n w_n sin(2k phi_n), k = 1...P: `(K, V, P)` each."""
         e1, e2, e3, e8, long = self.e1, self.e2, self.e3, self.e8, self.long
-        e1.real.copy_(self.phi.cos())  # writing into rows apart would take the cosine twice as long
+        e1.real.copy_(self.phi.cos())  # cos(out=) into strided rows takes twice as long
         e1.imag.copy_(self.phi.sin())
         _multiply(e1, e1, out=e2)
         _multiply(e1, e2, out=e3)
@@ -112,19 +112,34 @@ def _tiles(V: int, N: int, K: int, P: int, like: Tensor) -> Iterator[tuple[_Tile
             yield tile, tile.narrow(columns.stop - k, views.stop - v), views, columns
 
 
-def ecf_sums(x: Tensor, weights: Tensor | None, dt: float, P: int) -> tuple[Tensor, Tensor]:
-    """C and S of `(V, N, K)` samples with weights `(V, N)`: `(V, K, P)` each; no graph is recorded."""
+def ecf_sums(
+    z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int, name: str
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """C and S `(V, K, P)` of x = z A, or of z where A is None, and x `(V, N, K)` for the backward pass."""
+    x = z if A is None else z @ A
     V, N, K = x.shape
     C, S = x.new_empty(V, K, P), x.new_empty(V, K, P)
     for tile, phi, views, columns in _tiles(V, N, K, P, x):
         torch.mul(x[views, :, columns].permute(2, 0, 1), dt / 2, out=phi)
         for total, part in zip((C, S), tile.sums(_rows(weights, views)), strict=True):
             total[views, columns] = part.transpose(0, 1)
-    return C, S
+    return (C, S), x
 
 
-def ecf_sums_backward(x: Tensor, weights: Tensor | None, dt: float, P: int, gC: Tensor, gS: Tensor) -> Tensor:
-    """The gradient of sum (gC C + gS S) in x: `(V, N, K)`.  The rows are computed again, not stored."""
+def ecf_sums_backward(
+    z: Tensor,
+    A: Tensor | None,
+    weights: Tensor | None,
+    x: Tensor,
+    dt: float,
+    P: int,
+    gC: Tensor,
+    gS: Tensor,
+    name: str,
+    need_z: bool,
+    need_A: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient of sum (gC C + gS S) in z and in A.  The rows are computed again, not stored."""
     grad = torch.empty_like(x)
     V, N, K = x.shape
     for tile, phi, views, columns in _tiles(V, N, K, P, x):
@@ -132,7 +147,10 @@ def ecf_sums_backward(x: Tensor, weights: Tensor | None, dt: float, P: int, gC: 
         tile.sums(_rows(weights, views))
         g = tile.gradient(gC[views, columns].transpose(0, 1), gS[views, columns].transpose(0, 1))
         torch.mul(g.permute(1, 2, 0), dt / 2, out=grad[views, :, columns])
-    return grad
+    if A is None:
+        return grad, None
+    gz = grad @ A.T if need_z else None
+    return gz, z.flatten(0, 1).T @ grad.flatten(0, 1) if need_A else None
 
 
 def _rows(weights: Tensor | None, views: slice) -> Tensor | None:

@@ -1,8 +1,8 @@
 """Epps-Pulley as plain formulas that torch.compile turns into one loop forward and one backward.
 
-The projections lie transposed, `(K, V, N)`, so that each sum runs along memory; what is summed are the
-products of `sigreg.kernels.products`.  The projection itself stays a matrix product outside the loops;
-its result is kept for the backward pass, and nothing larger.
+The projections are stored transposed, `(K, V, N)`, so that each sum runs over contiguous memory; the
+summands are the products of `sigreg.kernels.products`.  The projection itself is a matrix product outside the
+loops; its result is kept for the backward pass, and nothing larger.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def _gradient(
 @functools.cache
 def _compiled(formula: Callable[..., Any], J: int) -> Callable[..., Any]:
     """The formula for J long rows and any shape, so that a new batch size costs no new compilation."""
-    # A code object of its own, with J bound: torch.compile allows each code object 8 compilations.
-    # All products are of two odd rows, so that a common sign does not matter.
+    # A separate code object with J bound, because torch.compile allows each code object 8 compilations.
+    # `sincos.cos_sin` may be used: each product has two factors that share its sign.
     own = types.FunctionType(formula.__code__.replace(), formula.__globals__, argdefs=(J, sincos.cos_sin))
     options: dict[str, Any] = {
         "cpp.enable_floating_point_contract_flag": "fast",  # multiply and add in one instruction
@@ -153,8 +153,8 @@ def ecf_sums_backward(
     flat = z.reshape(V * N, D)
     gz = torch.empty_like(flat) if need_z and A is not None else None
     gA = torch.empty_like(A) if need_A and A is not None else None
-    # On a CPU the gradient in phi comes a few slices at a time: memory for a second phi is what the
-    # allocator would give back after each step and ask for, page by page, at the next.
+    # On a CPU the gradient in phi is computed a few slices at a time: the allocator would return the memory
+    # of a second phi to the system after each step, and page it in again at the next.
     whole = torch.compiler.is_compiling() or z.device.type != "cpu" or A is None
     width = K if whole else max(1, _PART // max(1, V * N))
     for start in range(0, K, width):

@@ -8,8 +8,8 @@ and of phi, the "long" rows those of m phi, and
     sin((m -+ j) phi) = sin(m phi) cos(j phi) -+ cos(m phi) sin(j phi)
 
 so the sum over n of each long row times each short one gives all 2P sums: one multiplication and one
-addition for each, where a recurrence over the frequencies takes three of both.  The gradient is the same
-product read backwards.
+addition for each, where a recurrence over the frequencies takes three of both.  The gradient is
+the transposed product.
 
 Products are laid out `(..., J, 2, 2, 2)`: the J long rows m, their cosine and sine, the short rows j = 3, 1,
 their cosine and sine.
@@ -38,7 +38,7 @@ def sums(products: Tensor, P: int) -> tuple[Tensor, Tensor]:
 
 
 def weights(gC: Tensor, gS: Tensor) -> Tensor:
-    """Of each product in d/dphi of sum_k (gC_k C_k + gS_k S_k): `(..., P) -> (..., J, 2, 2, 2)`."""
+    """Each product's weight in d/dphi of sum_k (gC_k C_k + gS_k S_k): `(..., P) -> (..., J, 2, 2, 2)`."""
     P = gC.shape[-1]
     twice_k = torch.arange(2, 2 * P + 1, 2, dtype=gC.dtype, device=gC.device)
 

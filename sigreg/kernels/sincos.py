@@ -1,4 +1,4 @@
-"""Cosine and sine in a dozen multiplications, for loops that want to stay in registers.
+"""Cosine and sine in a dozen multiplications, for loops that keep their sums in registers.
 
 A library's cosine is a function call, and a loop with a call in it cannot keep its sums in registers.
 Here the formula is part of the loop: phi less the nearest multiple of pi, then two polynomials.

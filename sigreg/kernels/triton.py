@@ -1,6 +1,6 @@
 # mypy: disable-error-code="import-untyped,import-not-found", allow-untyped-defs, allow-untyped-decorators
 # mypy: allow-untyped-calls, allow-incomplete-defs
-"""Epps-Pulley fused in Triton, flash style: neither (N, K) nor (N, K, points) is ever in memory.
+"""Epps-Pulley fused in Triton, as FlashAttention is: neither (N, K) nor (N, K, points) is ever in memory.
 
 A program owns a block of slices and walks over the samples (forward), or owns a block of samples and
 walks over the slices (backward).  Each tile of projections is formed in registers, transposed,
@@ -23,10 +23,10 @@ except ImportError as error:
     raise RuntimeError("backend='triton' needs triton: pip install triton, or use backend='eager'") from error
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-_PROGRAMS = 256  # that one launch should offer: about two for each multiprocessor of a large GPU
+_PROGRAMS = 256  # programs in a launch: about two for each multiprocessor of a large GPU
 _MAX_PARTS = 8  # partial results in memory, each the size of the whole
 
-if INTERPRETED:  # small enough that tests meet ragged edges in every dimension
+if INTERPRETED:  # small enough that tests have incomplete blocks in every dimension
     _CONFIGS = [triton.Config({"BLOCK_K": 16, "BLOCK_N": 16, "BLOCK_D": 16}, num_warps=1)]
 else:
     _CONFIGS = [
@@ -142,7 +142,7 @@ def _gradient_kernel(z, a, w, slopes, out, N, N_KEY, D, K, dt, stride_zv, stride
 
 
 def _parts(programs: int, blocks: int) -> int:
-    """How many programs share one owner's walk: enough to fill the device, no more than there are blocks."""
+    """How many programs share the loop of one block: enough to fill the device, at most one for each step."""
     return max(1, min(_MAX_PARTS, _PROGRAMS // max(1, programs), blocks))
 
 

@@ -33,10 +33,10 @@ def bhep(z: Tensor, beta: float = 1.0, *, weights: Tensor | None = None) -> Tens
                 + (1 + 2 beta^2)^{-D/2} ]
 
     Standardisation: none.  The textbook statistic first whitens the sample; this one compares it with
-    N(0, I) as it stands, so location and scale count, as they do for SIGReg.  In one dimension
+    N(0, I) unchanged, so location and scale count, as they do for SIGReg.  In one dimension
     sqrt(2 pi) bhep(z, 1) is the Epps-Pulley integral.  With a normalised weight function all three terms lie
     in [0, 1] for every D.  At large D and beta = 1 nearly everything but the pairs (j, j) underflows
-    and T is 1: distances concentrate, so choose beta of order 1/sqrt(D), where T still sees the sample.
+    and T is 1: distances concentrate, so choose beta of order 1/sqrt(D), where T still depends on the sample.
 
     Args:
         z: embeddings, `(..., N, D)`, any floating dtype; computed in float64.
@@ -63,7 +63,7 @@ def bhep(z: Tensor, beta: float = 1.0, *, weights: Tensor | None = None) -> Tens
 
 
 def henze_zirkler(z: Tensor, *, weights: Tensor | None = None) -> Tensor:
-    r"""Henze and Zirkler's statistic: BHEP of the whitened sample, with a beta made for its N and D.
+    r"""Henze and Zirkler's statistic: BHEP of the whitened sample, with beta chosen for its N and D.
 
         HZ = BHEP_beta(y),   y_j = S^{-1/2} (z_j - mean),   beta = ((2 D + 1) N / 4)^{1/(D+4)} / sqrt(2)
 

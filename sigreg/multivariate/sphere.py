@@ -1,4 +1,4 @@
-"""The mean of exp(-s u^2) over the sphere: what infinitely many slices make of a Gaussian kernel.
+"""The mean of exp(-s u^2) over the sphere, which a Gaussian kernel becomes with infinitely many slices.
 
 u is one coordinate of a uniform unit vector in R^D, so u^2 is Beta(1/2, (D-1)/2) and
 
@@ -40,7 +40,7 @@ def _cached_cubics(D: int, device: torch.device) -> Tensor:
         return _computed_cubics(D).to(device)
 
 
-# An operator of its own, so that the cache holds real tensors only: under FakeTensorMode and on the meta
+# A custom operator, so that the cache holds real tensors only: under FakeTensorMode and on the meta
 # device `_fake_cubics` runs in its place.
 @torch.library.custom_op("sigreg::sphere_cubics", mutates_args=())
 def _cubics(D: int, device: torch.device) -> Tensor:
@@ -82,7 +82,7 @@ def _computed_cubics(D: int) -> Tensor:
 
 
 def _locate(s: Tensor, D: int) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """Where s lies within its interval, the interval's cubic, and 1 - y with all its digits."""
+    """The position of s in its interval, the interval's cubic, and 1 - y to full precision."""
     rest = (D / 2) / (s + D / 2)
     position = (1 - rest) * _INTERVALS
     left = position.floor().nan_to_num().clamp(max=_INTERVALS - 1)

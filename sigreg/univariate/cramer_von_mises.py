@@ -19,7 +19,7 @@ def cramer_von_mises(x: Tensor | Sample, *, weights: Tensor | None = None, group
     function: N [ sum_i p_i (F(x_(i)) - u_i)^2 + sum_i p_i^3 / 12 ].
 
     Its gradient with respect to x_(i) is 2 (F - u_i) phi(x_(i)): bounded by 2 phi(0) = 0.798, and
-    vanishing in the tails, so a sample beyond |x| = 6 is hardly called back.
+    vanishing in the tails, so a sample beyond |x| = 6 receives almost no gradient.
 
     Args:
         x: samples, `(..., N, K)`, any floating dtype; computed in float32 at least.

@@ -34,7 +34,7 @@ def moments(
         `(..., K)`, times N; tends to chi-squared with k_max degrees of freedom under N(0,1).
 
     Raises:
-        TypeError: `x` is not a floating-point tensor.
+        TypeError: `x` is not a floating-point tensor, or k_max not an int.
         ValueError: k_max < 1, fewer than two dimensions or two samples, unusable weights.
 
     Example:
@@ -44,6 +44,8 @@ def moments(
 
     Source: Neyman, Skandinavisk Aktuarietidskrift 20 (1937), for the smooth test of this form.
     """
+    if not isinstance(k_max, int):
+        raise TypeError(f"k_max={k_max!r} must be an int; 4 includes skewness and kurtosis")
     if k_max < 1:
         raise ValueError(f"k_max={k_max} must be at least 1; 4 includes skewness and kurtosis")
     sample = Sample.of(x, weights, group)

@@ -28,8 +28,8 @@ def shapiro_francia(
         scale=True:   sum_i (x_(i) - m_i)^2
 
     m_i are the normal scores F^{-1}((i - 3/8)/(N + 1/4)); with weights F^{-1}((N u_i + 1/8)/(N + 1/4)), where
-    u_i is the middle of the i-th step of the weighted distribution function.  W' is blind to location and
-    scale by definition: use it to judge shape, not as a regularizer, which it would let collapse.
+    u_i is the middle of the i-th step of the weighted distribution function.  W' is invariant to location and
+    scale by definition: use it to judge shape, not as a regularizer, since it does not prevent collapse.
     `scale=True` keeps the Q-Q plot but asks for the line of N(0,1) itself: N times the squared
     2-Wasserstein distance of the sample to the scores.  Its gradient, 2 (x_(i) - m_i), does not vanish at
     collapse.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -59,14 +60,21 @@ class Statistic:
         if self.function in STATISTICS.values():
             return self.function(sample, **self.settings)
         whole = sample.whole()  # a user's function is given tensors, and every row of the batch
-        if whole.weights is None:
-            return self.function(whole.x, **self.settings)
-        if "weights" not in _parameters(self.function):
-            raise TypeError(
-                f"{self.name} does not take weights; give it a keyword weights (..., N), or leave them out"
+        weights = {}
+        if whole.weights is not None:
+            if "weights" not in _parameters(self.function):
+                raise TypeError(
+                    f"{self.name} does not take weights; give it a keyword weights (..., N) or leave them out"
+                )
+            weights["weights"] = whole.weights > 0 if whole.boolean else whole.weights
+        values = self.function(whole.x, **weights, **self.settings)
+        expected = (*whole.x.shape[:-2], whole.x.shape[-1])
+        if tuple(values.shape) != expected:
+            raise ValueError(
+                f"{self.name} must turn (..., N, K) = {tuple(whole.x.shape)} into (..., K) = {expected}, got "
+                f"{tuple(values.shape)}"
             )
-        weights = whole.weights > 0 if whole.boolean else whole.weights
-        return self.function(whole.x, weights=weights, **self.settings)
+        return values
 
 
 def parse(choice: Choice, settings: Mapping[str, Any]) -> list[Statistic]:
@@ -74,7 +82,7 @@ def parse(choice: Choice, settings: Mapping[str, Any]) -> list[Statistic]:
 
     Raises:
         TypeError: not a statistic, or a setting that it (or no member of the mix) knows.
-        ValueError: an unknown name, an empty mix, or a mix that names a statistic twice.
+        ValueError: an unknown name, an empty mix, a weight that is not finite, or a statistic named twice.
 
     Example:
         >>> [(s.name, s.weight) for s in parse({"epps_pulley": 1.0, "vcreg": 0.1}, {"t_max": 5.0})]
@@ -84,18 +92,21 @@ def parse(choice: Choice, settings: Mapping[str, Any]) -> list[Statistic]:
     if not mix:
         raise ValueError("a mix needs at least one statistic, e.g. {'epps_pulley': 1.0, 'vcreg': 0.1}")
     members = [_member(member, float(weight)) for member, weight in mix]
-    for i, member in enumerate(members):
-        if any(member.function == m.function and member.settings == m.settings for m in members[:i]):
-            raise ValueError(f"the mix names {member.name} twice; give it one weight")
     known = [_parameters(m.function) - {"weights", "group"} for m in members]
     unknown = settings.keys() - set[str]().union(*known)
     if unknown:
         names = " and ".join(m.name for m in members)
         raise TypeError(f"{names} does not take {sorted(unknown)}; see its docstring for its settings")
-    return [
+    members = [
         Statistic(m.function, {**m.settings, **{k: v for k, v in settings.items() if k in takes}}, m.weight)
         for m, takes in zip(members, known, strict=True)
     ]
+    for i, member in enumerate(members):
+        if not math.isfinite(member.weight):
+            raise ValueError(f"the weight of {member.name} is {member.weight}; it must be a finite number")
+        if any(member.function == m.function and member.settings == m.settings for m in members[:i]):
+            raise ValueError(f"the mix names {member.name} twice; give it one weight")
+    return members
 
 
 def describe(members: list[Statistic]) -> str:

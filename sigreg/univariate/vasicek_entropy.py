@@ -41,7 +41,7 @@ def vasicek_entropy(
     1 / spacing: the least smooth member of the family.
 
     Raises:
-        TypeError: `x` is not a floating-point tensor.
+        TypeError: `x` is not a floating-point tensor, or m not an int.
         ValueError: fewer than two dimensions or two samples, m outside 1...N-1, or weights other than a
             mask.
 
@@ -65,6 +65,8 @@ def vasicek_entropy(
         n = valid.sum(-2, keepdim=True)  # (..., 1, 1)
         x = torch.where(valid, x, torch.inf).sort(dim=-2).values
         x = torch.where(i < n, x, 0.0)
+    if m is not None and not isinstance(m, int):
+        raise TypeError(f"m={m!r} must be an int, or None for about sqrt(N)")
     if m is not None and not 1 <= m < rows:
         raise ValueError(
             f"m={m} must lie in 1...{rows - 1} for N={rows} samples; the default is about sqrt(N)"

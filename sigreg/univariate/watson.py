@@ -15,7 +15,7 @@ def watson(x: Tensor | Sample, *, weights: Tensor | None = None, group: Group = 
 
         U^2(x) = W^2(x) - N (mean_i F(x_i) - 1/2)^2
 
-    It reads the probabilities F(x_i) as points of a circle and does not depend on where that is cut.
+    It takes the probabilities F(x_i) as points on a circle and does not depend on the choice of its origin.
     Computed as 1/(12 N) + sum_i (e_i - mean e)^2 with e_i = F(x_(i)) - (2i - 1)/(2N), where nothing
     cancels; with weights as in `cramer_von_mises`.
 

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="import-not-found,import-untyped"
 """SIGReg for solo-learn: `method: lejepa`, and `+sigreg` on its other methods, in an unmodified clone.
 
-    python main_pretrain.py --config-path ... --config-name ...   # as ever: a Hydra plugin registers
+    python main_pretrain.py --config-path ... --config-name ...   # unchanged: a Hydra plugin registers
     python -m sigreg_adapters.solo_learn main_knn.py --dataset ...  # its argparse scripts
 
 `import sigreg_adapters.solo_learn` loads neither torch nor solo-learn; `register()` and `LeJEPA` do.
@@ -40,7 +40,7 @@ def register() -> None:
         METHODS[f"{name}+sigreg"] = methods.with_sigreg(METHODS[name])
 
     # main_pretrain.py rejects a wrong number of large crops by a bare assert before it builds the
-    # method; the Checkpointer's turn at the config is the last one before that.
+    # method; the Checkpointer is the last to read the config before that.
     defaults = Checkpointer.add_and_assert_specific_cfg
 
     def with_crops_counted(cfg: Any) -> Any:
@@ -52,7 +52,7 @@ def register() -> None:
 
 
 def _methods() -> Any:
-    """Our methods' module, or one line that says why solo-learn is of no use to it."""
+    """Our methods' module, or an error of one line that says why solo-learn cannot be used."""
     try:
         from solo.methods.base import BaseMethod
     except ImportError as reason:

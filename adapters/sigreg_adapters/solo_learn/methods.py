@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from solo.methods.base import BaseMethod
 from torch import Tensor
 
 from sigreg import LeJEPALoss, SIGReg
+from sigreg_adapters.lightning import GaussianityMonitor
 from sigreg_adapters.projector import projector
 
 Batch = list[Any]  # [indexes, [crops], targets]
@@ -25,9 +27,28 @@ OF_SIGREG = {
 }
 LEJEPA_DEFAULTS = {"proj_hidden_dim": 2048, "proj_output_dim": 128, "lambda_param": 0.05, **OF_SIGREG}
 SIGREG_DEFAULTS = {"weight": 0.05, **OF_SIGREG}
+OF_MONITOR = {name: p.default for name, p in inspect.signature(GaussianityMonitor).parameters.items()}
+MONITOR_DEFAULTS = {"enabled": False, **OF_MONITOR}
 
 
-class LeJEPA(BaseMethod):
+class Monitored(BaseMethod):
+    """A method whose SIGReg is watched if the config says `gaussianity.enabled: true`.
+
+    The section's other keys are the settings of `sigreg_adapters.lightning.GaussianityMonitor`.
+    """
+
+    @staticmethod
+    def add_and_assert_gaussianity(cfg: DictConfig) -> None:
+        """Fill the defaults of `gaussianity` and check them before a model is built."""
+        _fill(cfg, "gaussianity", MONITOR_DEFAULTS)
+        _monitor(cfg.gaussianity)
+
+    def configure_callbacks(self) -> list[Any]:
+        """The method's own callbacks, and the monitor."""
+        return [*super().configure_callbacks(), *_monitor(self.cfg.gaussianity)]
+
+
+class LeJEPA(Monitored):
     """LeJEPA (arXiv 2511.08544): no teacher, no predictor, no stop-gradient.
 
     The large crops are the global views, whose mean every crop predicts; SIGReg tests the projected
@@ -58,6 +79,7 @@ class LeJEPA(BaseMethod):
             if not isinstance(settings[name], int) or settings[name] < 1:
                 raise ValueError(f"method_kwargs.{name} must be a positive integer, got {settings[name]!r}")
         LeJEPALoss(settings.lambda_param, _sigreg(settings))
+        Monitored.add_and_assert_gaussianity(cfg)
         _assert_sizes_fit(cfg)
         return cfg
 
@@ -94,7 +116,7 @@ def with_sigreg(method: type[BaseMethod]) -> type[BaseMethod]:
     config; the value is logged as `train_sigreg`.
     """
 
-    class Regularized(method):
+    class Regularized(Monitored, method):
         def __init__(self, cfg: DictConfig) -> None:
             super().__init__(cfg)
             self.sigreg = _sigreg(self.cfg.sigreg)
@@ -107,6 +129,7 @@ def with_sigreg(method: type[BaseMethod]) -> type[BaseMethod]:
             if not cfg.sigreg.weight > 0:
                 raise ValueError(f"sigreg.weight must be positive, got {cfg.sigreg.weight}")
             _sigreg(cfg.sigreg)
+            Monitored.add_and_assert_gaussianity(cfg)
             _assert_sizes_fit(cfg)
             return cfg
 
@@ -167,6 +190,13 @@ def _fill(cfg: DictConfig, section: str, defaults: dict[str, Any]) -> None:
     if unknown:
         raise ValueError(f"{section} has {unknown}, which means nothing here; it takes {sorted(defaults)}")
     cfg[section] = OmegaConf.merge(defaults, given)
+
+
+def _monitor(settings: DictConfig) -> list[Any]:
+    """The callback, if it is enabled."""
+    if not settings.enabled:
+        return []
+    return [GaussianityMonitor(**{str(name): value for name, value in settings.items() if name != "enabled"})]
 
 
 def _sigreg(settings: DictConfig) -> SIGReg:

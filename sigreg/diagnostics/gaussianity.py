@@ -13,8 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sigreg.directions import gaussian, normal_numbers
-from sigreg.sample import checked
+from sigreg.diagnostics.rank import effective_rank, rank_behind
+from sigreg.diagnostics.reachable import collapsed_value, expected_value, reachable_value
+from sigreg.directions import gaussian
+from sigreg.random_numbers import normal_numbers
+from sigreg.sample import Sample, checked
 from sigreg.univariate import anderson_darling, epps_pulley, jarque_bera, vcreg
 
 LEVEL = 0.05
@@ -46,7 +49,18 @@ class Gaussianity(NamedTuple):
     worst_slice: Tensor
     """The unit vector (D,) of the slice with the largest Epps-Pulley value: where to look."""
     N: int
+    """Rows that count."""
     D: int
+    effective_N: float
+    """(sum w)^2 / sum w^2: N without weights."""
+    rank: float
+    """The dimensions of a Gaussian whose sample of this size has this effective rank: D for N(0, I)."""
+    expected: float
+    """The mean of `epps_pulley` under N(0, I), at every N: 1.0525."""
+    reachable: float
+    """The lowest mean of `epps_pulley` of a Gaussian of this rank, at this N; see `reachable_value`."""
+    collapsed: float
+    """The value of `epps_pulley` where every embedding is 0: 0.40205 N."""
 
     def __repr__(self) -> str:
         verdict = "Gaussian, as far as this sample can tell" if self.gaussian else "not Gaussian"
@@ -57,10 +71,17 @@ class Gaussianity(NamedTuple):
         for name, m in self.measures.items():
             lines.append(f"{name:18}{m.value:11.4g}{m.null_mean:11.4g}{m.z_score:9.1f}{m.p_value:8.3f}")
         rank = f"{self.effective_rank:.1f} of {self.D} (N(0, I): {self.null_effective_rank:.1f})"
-        return "\n".join([*lines, f"effective rank {rank}"])
+        reach = f"epps_pulley of a Gaussian of rank {self.rank:.1f} is {self.reachable:.4g} at best "
+        reach += f"at this N; of N(0, I) {self.expected:.4g}"
+        value = self.measures["epps_pulley"].value
+        if abs(value - self.collapsed) < 1e-4 * self.collapsed:
+            reach = f"epps_pulley {value:.6g} is 0.40205 N, its value at an exact collapse onto 0"
+        return "\n".join([*lines, f"effective rank {rank}", reach])
 
 
-def gaussianity(z: Tensor, *, num_slices: int = 256, num_null: int = 99, seed: int = 0) -> Gaussianity:
+def gaussianity(
+    z: Tensor, *, weights: Tensor | None = None, num_slices: int = 256, num_null: int = 99, seed: int = 0
+) -> Gaussianity:
     """How far embeddings are from N(0, I), calibrated against samples of N(0, I).
 
     The measures, all larger when less Gaussian:
@@ -72,11 +93,13 @@ def gaussianity(z: Tensor, *, num_slices: int = 256, num_null: int = 99, seed: i
     - `rank deficit`: D minus the effective rank.
 
     Args:
-        z: embeddings `(N, D)` of one process and one view, any floating dtype.
+        z: embeddings `(N, D)` of one process and one view, any floating dtype; computed in float32.
+        weights: `(N,)`, bool or non-negative floats.  A mask equals removing the rows; other weights give
+            the weighted statistics, mean and covariance, held against samples of N(0, I) with these weights.
         num_slices: random directions, K.
         num_null: samples of N(0, I); p-values are multiples of 1/(num_null + 1).  The null is computed
-            once for each (N, D, num_slices, num_null, seed) and kept, so a monitor that calls again
-            and again pays for it once; it costs num_null times the report.
+            once for each (N, D, num_slices, num_null, seed, unequal weights) and kept, so a monitor that
+            calls again and again pays for it once; it costs num_null times the report.
         seed: of the directions and the null; the global generator is not touched.
 
     Returns:
@@ -85,8 +108,9 @@ def gaussianity(z: Tensor, *, num_slices: int = 256, num_null: int = 99, seed: i
         that looking at eight numbers costs no false alarms: 1 in 20 at N(0, I).
 
     Raises:
-        TypeError: `z` is not a floating-point tensor.
-        ValueError: z is not (N, D), N < 2, z is not finite, or num_null < 19 (no verdict at 1 in 20).
+        TypeError: `z` is not a floating-point tensor, or weights are neither bool nor floating-point.
+        ValueError: z is not (N, D), fewer than two rows count, one of them is not finite, unusable weights,
+            or num_null < 19 (no verdict at 1 in 20).
 
     Example:
         >>> z = torch.randn(128, 8, generator=torch.Generator().manual_seed(1))
@@ -98,13 +122,15 @@ def gaussianity(z: Tensor, *, num_slices: int = 256, num_null: int = 99, seed: i
     if num_null < 19:
         raise ValueError(f"num_null={num_null} must be at least 19: fewer cannot tell 1 in 20")
     with torch.no_grad(), torch.autocast(z.device.type if isinstance(z, Tensor) else "cpu", enabled=False):
-        z = checked(z).float()
+        z, w = _counted(z, weights)
         if not z.isfinite().all():
             raise ValueError("z holds inf or nan; look for the step where the loss stopped being finite")
         N, D = z.shape
+        effective_N = N if w is None else float(w.sum().square() / w.square().sum())
         A = gaussian(D, num_slices, seed=seed, device=z.device)
-        measured, worst = _measure(z, A)
-        null = _null(N, D, num_slices, num_null, seed, z.device)  # (num_null, measures)
+        measured, worst = _measure(z, A, w)
+        unequal = None if w is None else tuple(w.tolist())
+        null = _null(N, D, num_slices, num_null, seed, z.device, unequal)  # (num_null, measures)
         mean, sd = null.mean(0), null.std(0).clamp(min=1e-12)
         scores, null_scores = (measured - mean) / sd, (null - mean) / sd
         p_values = _share(null, measured)
@@ -112,6 +138,7 @@ def gaussianity(z: Tensor, *, num_slices: int = 256, num_null: int = 99, seed: i
     columns = (measured.tolist(), mean.tolist(), scores.tolist(), p_values.tolist())
     measures = {name: Measure(*row) for name, *row in zip(_NAMES, *columns, strict=True)}
     deficit = measures["rank deficit"]
+    rank = rank_behind(D - deficit.value, effective_N, D)
     return Gaussianity(
         gaussian=p_value > LEVEL,
         p_value=p_value,
@@ -121,29 +148,23 @@ def gaussianity(z: Tensor, *, num_slices: int = 256, num_null: int = 99, seed: i
         worst_slice=worst,
         N=N,
         D=D,
+        effective_N=effective_N,
+        rank=rank,
+        expected=expected_value(),
+        reachable=reachable_value(rank, effective_N, D),
+        collapsed=collapsed_value(effective_N),
     )
 
 
-def uncalibrated(z: Tensor, *, num_slices: int = 256, seed: int = 0) -> dict[str, float]:
-    """The measures of `gaussianity` and the effective rank, without samples of N(0, I) to set them against.
-
-    For monitors inside a training loop: `gaussianity` computes its null anew for each batch size.
-
-    Args:
-        z: embeddings `(N, D)`.
-        num_slices: random directions, K.
-        seed: of the directions.
-
-    Example:
-        >>> found = uncalibrated(torch.randn(256, 8, generator=torch.Generator().manual_seed(0)))
-        >>> bool(0.7 < found["epps_pulley"] < 1.5), bool(found["effective rank"] > 7)
-        (True, True)
-    """
-    with torch.no_grad():
-        z = checked(z).float()
-        numbers, _ = _measure(z, gaussian(z.shape[1], num_slices, seed=seed, device=z.device))
-    found = dict(zip(_NAMES, numbers.tolist(), strict=True))
-    return {**found, "effective rank": z.shape[1] - found["rank deficit"]}
+def _counted(z: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The rows of positive weight in float32, and their weights with the mean 1 unless these are equal."""
+    if weights is None:
+        return checked(z).float(), None
+    sample = Sample(z, weights)  # checks both
+    assert sample.weights is not None
+    w = sample.weights[sample.weights > 0].double()
+    z = checked(sample.x[sample.weights > 0]).float()
+    return z, None if (w == w[0]).all() else w / w.mean()
 
 
 _NAMES = (
@@ -158,36 +179,44 @@ _NAMES = (
 )
 
 
-def _measure(z: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
+def _measure(z: Tensor, A: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The measures in the order of `_NAMES`, and the worst slice."""
     N, D = z.shape
-    mean = z.mean(0)
-    covariance = (z - mean).T @ (z - mean) / N
+    share = z.new_full((N, 1), 1 / N) if weights is None else (weights / weights.sum())[:, None].to(z.dtype)
+    mean = z.mean(0) if weights is None else (share * z).sum(0)
+    covariance = (share * (z - mean)).T @ (z - mean)
     spectrum = torch.linalg.eigvalsh(covariance.double()).clamp(min=0)
-    share = spectrum / spectrum.sum().clamp(min=1e-300)
-    rank = torch.special.entr(share).sum().exp()
-    x = z @ A  # (N, K)
+    x = Sample(z @ A, weights)  # (N, K)
     ep = epps_pulley(x)
-    each = torch.cat([ep, epps_pulley(z)])  # (K + D,)
+    each = torch.cat([ep, epps_pulley(z, weights=weights)])  # (K + D,)
     worst = torch.cat([A, torch.eye(D, device=z.device)], dim=1)[:, each.argmax()]
     numbers = [
         *(values.mean() for values in (ep, anderson_darling(x), jarque_bera(x), vcreg(x))),
         each.max(),
         mean.norm(),
         (spectrum - 1).norm() / D**0.5,
-        D - rank,
+        D - effective_rank(spectrum),
     ]
     return torch.stack([n.double() for n in numbers]), worst
 
 
 @functools.lru_cache(maxsize=8)
-def _null(N: int, D: int, num_slices: int, num_null: int, seed: int, device: torch.device) -> Tensor:
-    """The measures of `num_null` samples of N(0, I): `(num_null, measures)`."""
+def _null(
+    N: int,
+    D: int,
+    num_slices: int,
+    num_null: int,
+    seed: int,
+    device: torch.device,
+    weights: tuple[float, ...] | None,
+) -> Tensor:
+    """The measures of `num_null` samples of N(0, I) with these weights: `(num_null, measures)`."""
+    w = None if weights is None else torch.tensor(weights, dtype=torch.float64, device=device)
     A = gaussian(D, num_slices, seed=seed, device=device)
     rows = []
     for step in range(num_null):
         z = normal_numbers(N * D, seed ^ _NULL_SEED, step, device).reshape(N, D)
-        rows.append(_measure(z, A)[0])
+        rows.append(_measure(z, A, w)[0])
     return torch.stack(rows)
 
 

@@ -1,0 +1,47 @@
+"""What counts as an embedding in the hidden states of a sequence model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Pooled = tuple[Tensor, "Tensor | None"]  # embeddings (N, D), and weights (N,) or None where each counts
+Pooling = Callable[[Any, dict[str, Any]], "Tensor | Pooled"]
+NAMES = ("tokens", "mean", "cls")
+
+
+def pooled(pooling: str | Pooling, outputs: Any, inputs: dict[str, Any]) -> Pooled:
+    """The embeddings in what a base model returned: by a function, or by name from `last_hidden_state`.
+
+    Args:
+        pooling: "tokens", every token of the attention mask; "mean", the mean over them; "cls", the first
+            token; or a function `(outputs, inputs) -> (N, D)`, or a pair of that and weights `(N,)`.
+        outputs: of the base model; for a name, with `last_hidden_state (B, L, D)`.
+        inputs: of the model; `attention_mask (B, L)` is used if there is one.
+
+    Raises:
+        TypeError: there is no `last_hidden_state (B, L, D)`, or the mask is not `(B, L)`.
+    """
+    if callable(pooling):
+        result = pooling(outputs, inputs)
+        return result if isinstance(result, tuple) else (result, None)
+    hidden, mask = getattr(outputs, "last_hidden_state", None), inputs.get("attention_mask")
+    if hidden is None or hidden.ndim != 3 or (mask is not None and mask.shape != hidden.shape[:2]):
+        got = "no last_hidden_state" if hidden is None else f"last_hidden_state {tuple(hidden.shape)}"
+        masked = "" if mask is None else f" and attention_mask {tuple(mask.shape)}"
+        raise TypeError(
+            f"got {got}{masked}; pooling={pooling!r} needs last_hidden_state (B, L, D) of the base model and "
+            "a mask (B, L), if any: give a function (outputs, inputs) -> (N, D) as pooling"
+        )
+    if mask is None:
+        return {"tokens": hidden.flatten(0, 1), "mean": hidden.mean(1), "cls": hidden[:, 0]}[pooling], None
+    mask = mask.bool()
+    if pooling == "tokens":
+        return hidden.flatten(0, 1), mask.flatten()
+    if pooling == "cls":
+        return hidden[:, 0], mask.any(1)
+    total = torch.where(mask[..., None], hidden, 0.0).sum(1)  # NaN in padding stays out
+    return total / mask.sum(1, keepdim=True).clamp(min=1), mask.any(1)

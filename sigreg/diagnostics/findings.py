@@ -1,0 +1,95 @@
+"""What is wrong with embeddings, in words: `diagnose`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sigreg.diagnostics import rules
+from sigreg.diagnostics.measured import Measured, measure
+from sigreg.diagnostics.rules import Finding
+from sigreg.sample import checked
+
+FINDINGS = (
+    "collapsed",
+    "samples along the wrong axis",
+    "LayerNorm-like rows",
+    "unit-norm rows",
+    "off scale",
+    "off centre",
+    "dimensionally collapsed",
+    "uneven variance",
+    "clustered along one direction",
+    "heavy-tailed",
+    "not Gaussian",
+)
+"""The names that a finding can have."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found, the most fundamental first, and all that it measured; `print` it."""
+
+    findings: list[Finding]
+    measured: Measured
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def __str__(self) -> str:
+        return "\n".join(str(finding) for finding in self.findings) or "healthy"
+
+
+def diagnose(z: Tensor, *, num_slices: int = 256, seed: int = 0) -> Diagnosis:
+    """Name what is wrong with embeddings, from one look at them: no samples of N(0, I) are drawn.
+
+    A defect is named when its number is certain (4 standard deviations or more from N(0, I), by formulas for
+    the sample's N and D) and large enough to matter; docs/inspect.md has the limits.  N(0, I) is healthy in
+    more than 99 % of draws.
+
+    Args:
+        z: embeddings `(N, D)`, any floating dtype; computed in float64.  Leave out rows that are not valid.
+        num_slices: random directions.
+        seed: of the directions; the global generator is not touched.
+
+    Raises:
+        TypeError: z is not a floating-point tensor.
+        ValueError: z is not (N, D), N < 2, or z is not finite.
+
+    Example:
+        >>> z = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+        >>> print(diagnose(z))
+        healthy
+        >>> [finding.name for finding in diagnose(0.5 * z).findings]
+        ['off scale']
+        >>> print(diagnose(0 * z).findings[0].evidence)
+        all rows are 0; SIGReg is 102.924, its value at an exact collapse, 0.40205 N
+    """
+    if isinstance(z, Tensor) and z.ndim != 2:
+        raise ValueError(f"expected embeddings (N, D) of one view, got shape {tuple(z.shape)}; pass z[view]")
+    with torch.no_grad(), torch.autocast(z.device.type if isinstance(z, Tensor) else "cpu", enabled=False):
+        z = checked(z)
+        if not z.isfinite().all():
+            raise ValueError("z holds inf or nan; look for the step where the loss stopped being finite")
+        measured = measure(z, num_slices=num_slices, seed=seed)
+    return Diagnosis(list(_found(measured)), measured)
+
+
+def _found(m: Measured) -> Iterator[Finding]:
+    """What the rules say, without what follows from a defect that was named already."""
+    for decisive in (rules.collapse, rules.wrong_axis):
+        if found := list(decisive(m)):
+            yield from found
+            return
+    if found := list(rules.normalised_rows(m)):  # the normalisation sets scale, mean and shape
+        yield from found
+        yield from rules.rank(m)
+        return
+    for rule in (rules.scale, rules.centre, rules.rank, rules.clusters, rules.tails):
+        found += rule(m)
+    yield from found or rules.otherwise(m)

@@ -1,0 +1,276 @@
+"""`diagnose`: formulas against SciPy, mpmath and simulation; planted defects by name; N(0, I) is healthy."""
+
+import math
+
+import mpmath
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from benchmarks.questions.inspect_power import PLANTED
+from sigreg import SIGReg
+from sigreg.diagnostics import (
+    FINDINGS,
+    collapsed_value,
+    diagnose,
+    expected_value,
+    gaussianity,
+    null,
+    reachable_value,
+)
+from sigreg.diagnostics.measured import separation
+from sigreg.diagnostics.rank import effective_rank, expected_effective_rank, rank_behind
+from sigreg.diagnostics.reachable import _beta_mean
+from sigreg.univariate import epps_pulley
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# what can be reached
+
+
+@pytest.mark.parametrize(("c", "rank", "D"), [(3.0, 9, 192), (200.0, 9, 192), (50.0, 1.5, 2), (9.0, 64, 64)])
+def test_the_mean_over_slices_is_kummers_function(c: float, rank: float, D: int) -> None:
+    expected = float(mpmath.hyp1f1(rank / 2, D / 2, -c)) if rank < D else math.exp(-c)
+    # a sum of about c + 12 sqrt(c) positive terms whose exponents carry an error of eps times 5 c
+    assert_close(
+        float(_beta_mean(torch.tensor([c], dtype=torch.float64), rank, D)), expected, rtol=1e-11, atol=0
+    )
+
+
+@pytest.mark.parametrize(("rank", "N", "D"), [(9, 128, 192), (4, 256, 16)])
+def test_no_scale_of_a_gaussian_of_low_rank_does_better_than_the_value_said(
+    rank: int, N: int, D: int
+) -> None:
+    means, errors = [], []
+    for factor in (0.7, 0.85, 1.0, 1.2):
+        basis = torch.linalg.qr(normal(D, rank))[0] * (factor * D / rank) ** 0.5
+        values = torch.stack(
+            [SIGReg(num_slices=512, seed=s)(normal(N, rank, seed=s) @ basis.T) for s in range(40)]
+        )
+        means.append(float(values.mean()))
+        errors.append(float(values.std()) / 40**0.5)
+    best = means.index(min(means))
+    assert 0 < best < 3, "the best scale lies between those tried"
+    reachable = reachable_value(rank, N, D)
+    # five standard errors; the scales tried leave at most 4 % above the minimum
+    assert reachable - 5 * errors[best] < means[best] < 1.04 * reachable + 5 * errors[best]
+
+
+def test_reports_of_users_are_the_values_at_collapse() -> None:
+    assert [round(collapsed_value(N), 4) for N in (16, 128)] == [6.4328, 51.4621]
+    assert_close(float(epps_pulley(torch.zeros(16, 1, dtype=torch.float64))), collapsed_value(16))
+
+
+def test_what_can_be_reached_rises_with_n_and_falls_with_the_rank() -> None:
+    assert [round(reachable_value(9, N, 192), 1) for N in (128, 256, 1024)] == [4.2, 7.5, 26.9]
+    values = [reachable_value(r, 256, 64) for r in (1, 2, 8, 32, 63, 64)]
+    assert values == sorted(values, reverse=True)
+    assert 0.98 * expected_value() < values[-1] <= expected_value()
+    with pytest.raises(ValueError, match=r"rank=65 must lie in 1\.\.\.D"):
+        reachable_value(65, 10, 64)
+
+
+@pytest.mark.parametrize(("N", "rank", "D"), [(128, 192, 192), (128, 9, 192), (512, 16, 64), (64, 2, 2)])
+def test_the_rank_behind_a_sample_is_that_of_its_distribution(N: int, rank: int, D: int) -> None:
+    effective = []
+    for seed in range(10):
+        x = normal(N, rank, seed=seed).double()
+        effective.append(float(effective_rank(torch.linalg.eigvalsh((x - x.mean(0)).T @ (x - x.mean(0))))))
+    mean = sum(effective) / 10
+    assert mean == pytest.approx(expected_effective_rank(N, rank), rel=0.03)
+    assert rank_behind(expected_effective_rank(N, rank), N, D) == pytest.approx(rank, rel=1e-6)
+
+
+# numbers of standard deviations
+
+
+@pytest.mark.parametrize("N", [20, 100, 4096])
+def test_skewness_and_kurtosis_are_scipys_tests(N: int) -> None:
+    x = normal(N, 5, seed=1).double() ** 3
+    skewness, kurtosis = (torch.from_numpy(f(x.numpy())) for f in (scipy.stats.skew, scipy.stats.kurtosis))
+    expected = torch.from_numpy(scipy.stats.skewtest(x.numpy()).statistic)
+    assert_close(null.skewness_z(skewness, N), expected, rtol=1e-9, atol=1e-9)
+    expected = torch.from_numpy(scipy.stats.kurtosistest(x.numpy()).statistic)
+    assert_close(null.kurtosis_z(kurtosis + 3, N), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("z", [-4.0, -2.0, 0.0, 2.0, 4.0])
+def test_chi_square_and_f_become_normal(z: float) -> None:
+    """Within a tenth of a standard deviation; F's lower tail, which no rule looks at, is less accurate."""
+    p = scipy.stats.norm.cdf(z)
+    for dof in (30, 1000):
+        assert null.chi_square_z(scipy.stats.chi2.ppf(p, dof), dof) == pytest.approx(z, abs=0.1)
+        if z >= -2:
+            assert null.f_z(scipy.stats.f.ppf(p, 16, dof), 16, dof) == pytest.approx(z, abs=0.1)
+
+
+@pytest.mark.parametrize("D", [1, 4, 32])
+def test_the_spread_of_sigreg_under_a_gaussian_is_the_integral(D: int) -> None:
+    values = torch.stack([SIGReg(num_slices=64, seed=s)(normal(256, D, seed=s)) for s in range(500)])
+    # the sd of 500 values of a skewed distribution (kurtosis up to 12): 7 %
+    assert float(values.std()) == pytest.approx(null.value_sd(64, D), rel=4 * 0.07)
+
+
+def test_two_groups_are_as_far_apart_as_they_were_put() -> None:
+    x = torch.cat([normal(5000) - 4, normal(5000, seed=1) + 4])[:, None].double()
+    assert float(separation(x)) == pytest.approx(8, rel=0.03)
+    assert float(separation(normal(20000)[:, None].double())) == pytest.approx(2.65, rel=0.03)
+    assert float(separation(x.sign())) == pytest.approx(100)
+
+
+# findings
+
+
+@pytest.mark.parametrize("defect", PLANTED)
+def test_a_planted_defect_is_named(defect: str) -> None:
+    planted = PLANTED[defect]
+    z = planted.plant(normal(512, 32), torch.Generator().manual_seed(1))
+    found = diagnose(z).findings
+    assert planted.finding in [finding.name for finding in found]
+    assert found[0].name == planted.finding or defect in ("clusters", "rank")
+    for finding in found:
+        assert finding.name in FINDINGS
+        assert any(character.isdigit() for character in finding.evidence), "no number behind it"
+        assert str(finding) == f"{finding.name}: {finding.evidence}. {finding.advice}"
+        assert math.isfinite(finding.value)
+
+
+@pytest.mark.parametrize(("N", "D"), [(32, 2), (32, 64), (64, 512), (256, 8), (1024, 64)])
+def test_a_gaussian_is_healthy(N: int, D: int) -> None:
+    """About 1 in 3,000 draws is accused (benchmarks inspect_power): two of 12 would be 1 in 100,000."""
+    assert sum(not diagnose(normal(N, D, seed=s)).healthy for s in range(12)) <= 1
+
+
+def test_an_exact_collapse_is_named_with_its_value() -> None:
+    found = diagnose(torch.zeros(128, 16))
+    assert str(found).startswith(
+        "collapsed: all rows are 0; SIGReg is 51.4621, its value at an exact collapse"
+    )
+    assert str(diagnose(torch.full((128, 16), 0.3))).startswith(
+        "collapsed: all rows are equal, a vector of length 1.2"
+    )
+    assert "an exact collapse onto 0 has as well (0.40205 N = 51.4621)" in str(
+        diagnose(1e-4 * normal(128, 16))
+    )
+
+
+def test_a_stuck_value_is_explained_by_the_rank() -> None:
+    basis = torch.linalg.qr(normal(192, 9, seed=1))[0]
+    found = diagnose(normal(256, 9) @ basis.T * (192 / 9) ** 0.5)
+    assert [f.name for f in found.findings] == ["dimensionally collapsed"]
+    assert found.measured.rank == pytest.approx(9, abs=0.3)
+    assert found.measured.reachable == pytest.approx(reachable_value(9, 256, 192), rel=0.05)
+    assert found.measured.value == pytest.approx(found.measured.reachable, rel=0.25)
+    assert "in 9." in found.findings[0].evidence or "in 8." in found.findings[0].evidence
+
+
+def test_heavy_tails_are_not_taken_for_a_lower_rank() -> None:
+    chi = normal(128, 3, seed=5).square().sum(1, keepdim=True)
+    found = diagnose(normal(128, 256) / chi.sqrt())
+    assert "heavy-tailed" in [f.name for f in found.findings]
+    assert "dimensionally collapsed" not in [f.name for f in found.findings]
+
+
+def test_rows_of_a_file_sorted_by_class_are_no_time_steps() -> None:
+    centres = normal(8, 32, seed=3).repeat_interleave(64, 0)
+    found = diagnose(0.8 * centres + 0.6 * normal(512, 32))
+    assert found.measured.persistence > 0.5
+    assert "samples along the wrong axis" not in [f.name for f in found.findings]
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2, 5), (3, 1), (19, 2), (8, 300)])
+def test_small_shapes_and_extreme_scales_give_finite_numbers(shape: tuple[int, int]) -> None:
+    for scale in (1e-30, 1.0, 1e15):
+        m = diagnose(scale * normal(*shape)).measured
+        for name, value in vars(m).items():
+            assert not isinstance(value, float) or math.isfinite(value), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_floating_dtype_is_welcome(dtype: torch.dtype) -> None:
+    assert diagnose(normal(128, 8).to(dtype).requires_grad_()).healthy
+
+
+def test_mistakes_of_a_caller_are_explained() -> None:
+    with pytest.raises(ValueError, match=r"\(N, D\) of one view.*\(2, 8, 4\)"):
+        diagnose(torch.zeros(2, 8, 4))
+    with pytest.raises(ValueError, match="inf or nan"):
+        diagnose(normal(8, 4) / 0)
+    with pytest.raises(ValueError, match="N >= 2"):
+        diagnose(normal(1, 4))
+    with pytest.raises(TypeError, match="floating-point"):
+        diagnose(torch.zeros(8, 4, dtype=torch.int64))
+
+
+# gaussianity: weights, and what can be reached
+
+
+def report(z: Tensor, weights: Tensor | None = None):
+    return gaussianity(z, weights=weights, num_slices=32, num_null=19)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
+def test_a_mask_of_the_report_equals_removing_the_rows(dtype: torch.dtype, bad: float) -> None:
+    """The rows are removed before anything is computed, so the reports are the same to the last digit."""
+    z, mask = normal(60, 6).to(dtype), torch.arange(60) % 3 > 0
+    masked = torch.where(mask[:, None], z, bad)
+    assert repr(report(masked, mask)) == repr(report(z[mask]))
+    assert report(masked, mask).measures == report(z[mask]).measures
+    assert report(masked, 0.7 * mask.to(dtype)).measures == report(z[mask]).measures
+
+
+def test_weights_of_the_report_are_repetitions_up_to_the_sample_size() -> None:
+    z, w = normal(50, 4), torch.arange(1, 51) % 3 + 1
+    ours, repeated = report(z, w.float()), report(z.repeat_interleave(w, 0))
+    for name in ("mean", "covariance", "rank deficit"):
+        # float32 sums of 100 rows
+        assert ours.measures[name].value == pytest.approx(repeated.measures[name].value, rel=1e-4), name
+    N = float(w.sum()) ** 2 / float(w.square().sum())
+    assert ours.effective_N == pytest.approx(N)
+    assert ours.N == 50
+    for name in ("epps_pulley", "vcreg"):  # times N, which is the effective size here
+        theirs = repeated.measures[name].value * N / float(w.sum())
+        assert ours.measures[name].value == pytest.approx(theirs, rel=1e-4), name
+
+
+def test_a_weighted_gaussian_raises_no_alarm_19_times_of_20() -> None:
+    """40 samples with weights of effective size 32: 2 alarms expected; more than 7 have probability 0.001."""
+    alarms = 0
+    for seed in range(40):
+        w = torch.rand(64, generator=torch.Generator().manual_seed(seed)).square()
+        alarms += not gaussianity(normal(64, 4, seed=seed), weights=w, num_slices=16, num_null=19).gaussian
+    assert alarms <= 7
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (torch.full((60,), -1.0), ValueError, "finite and not negative"),
+        (torch.full((60,), float("nan")), ValueError, "finite and not negative"),
+        (torch.ones(59), ValueError, "do not broadcast"),
+        (torch.ones(60, dtype=torch.int64), TypeError, "bool or floating-point"),
+        (torch.arange(60) == 3, ValueError, "N >= 2"),
+        (torch.zeros(60), ValueError, "N >= 2"),
+    ],
+)
+def test_bad_weights_are_the_errors_of_the_regularizer(weights: Tensor, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        report(normal(60, 6), weights)
+
+
+def test_the_report_says_what_its_rank_can_reach() -> None:
+    basis = torch.linalg.qr(normal(64, 8, seed=1))[0]
+    found = report(normal(256, 8) @ basis.T * 8**0.5)
+    assert found.rank == pytest.approx(8, abs=0.3)
+    assert found.reachable == pytest.approx(reachable_value(8, 256, 64), rel=0.05)
+    assert found.expected == expected_value()
+    assert f"is {found.reachable:.4g} at best at this N; of N(0, I) 1.052" in repr(found)
+    assert repr(report(torch.zeros(128, 8))).endswith(
+        "epps_pulley 51.4621 is 0.40205 N, its value at an exact collapse onto 0"
+    )
