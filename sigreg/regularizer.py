@@ -147,6 +147,10 @@ class SIGReg(nn.Module):
             step = self._step_of_call(sample.x) if advance else self.step
         if self.memory is not None:
             sample = self.memory.joined(sample, advance=advance)
+            rows, kept = self.memory.rows, self.memory.weights
+            if advance and rows is not None and kept is not None:
+                # A GradScaler skips a step that is not finite; the next step must not find its rows.
+                self.memory.weights = kept * rows.isfinite().all(-1)
         with no_autocast(sample.x.device):
             D, device, dtype = z.shape[-1], sample.x.device, sample.x.dtype
             A = self.directions(D, self.num_slices, seed=self.seed, step=step, device=device, dtype=dtype)

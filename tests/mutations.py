@@ -128,7 +128,7 @@ MUTANTS = [
     Mutant("products: the slope of the cosines upside down", "kernels/products.py", "gC * -twice_k", "gC * twice_k", "test_kernels.py", k="reference_s and formula"),
     Mutant("eager: weights forgotten", "kernels/eager.py", "self.short.mul_(weights)", "pass", W, k="in_a_kernel"),
     Mutant("eager: the tile's first view for all", "kernels/eager.py", "n[views, 0]", "n[:1, 0]", W, k="own_mask or in_a_kernel"),
-    Mutant("eager: weights forgotten in the backward pass over ranks", "kernels/eager.py", "tile.sums(_rows(weights, views))\n        g =", "tile.sums(None)\n        g =", "test_kernels.py", k="mask_equals and two-phase"),
+    Mutant("eager: weights forgotten in the backward pass over ranks", "kernels/eager.py", "tile.sums(_rows(weights, views))\n        g =", "tile.sums(None)\n        g =", "test_kernels.py", k="repetitions and two-phase"),
     Mutant("inductor: weights forgotten", "kernels/inductor.py", "short = [row * weights for row in short]", "pass", "test_kernels.py", k="mask_equals and formula"),
     Mutant("inductor: weights forgotten in the gradient", "kernels/inductor.py", "return total if weights is None else total * weights", "return total", "test_kernels.py", k="repetitions and formula"),
     Mutant("triton: weights forgotten", "kernels/triton.py", "weight = tl.load(w + v * N + n, mask=n < N, other=0.0)[None, :]", "weight = (n < N).to(tl.float32)[None, :]", "test_kernels.py", k="interpreter"),

@@ -138,6 +138,17 @@ def test_masked_rows_take_no_place_in_the_memory(statistic) -> None:
         assert_close(ours(masked, mask), plain(z[mask], torch.ones(int(mask.sum()), dtype=torch.bool)))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_leaves_none_of_its_bad_rows_in_the_memory(bad) -> None:
+    """So that a GradScaler skips one step, rather than every step until the memory is full again."""
+    ours, plain = SIGReg(num_slices=8, memory=10), SIGReg(num_slices=8)
+    first, second = normal(4, 4), normal(4, 4, seed=1)
+    broken = first.clone()
+    broken[1, 2] = bad
+    assert not ours(broken).isfinite()
+    assert_close(ours(second), plain(torch.cat([first[[0, 2, 3]], second]), step=1))
+
+
 def test_the_memory_is_in_the_state_dict_and_can_be_reset() -> None:
     ours, other = SIGReg(num_slices=8, memory=10), SIGReg(num_slices=8, memory=10, seed=9)
     assert not [key for key in ours.state_dict() if "memory" in key]  # empty at the start
