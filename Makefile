@@ -12,7 +12,7 @@ NUMERICAL := $(addprefix tests/test_,statistics.py tails.py weights.py precision
 demo: .venv/installed
 	$(BIN)/python -m integrations.lightly.demo
 
-# A world model from pixels, with SIGReg and without; about 5 minutes on 2 cores.
+# A world model from pixels, with SIGReg and without; some 140 s of processor time.
 world-model: .venv/installed
 	$(BIN)/python -m integrations.world_model.demo
 

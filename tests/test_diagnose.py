@@ -239,6 +239,13 @@ def test_weights_of_the_report_are_repetitions_up_to_the_sample_size() -> None:
         assert ours.measures[name].value == pytest.approx(theirs, rel=1e-4), name
 
 
+def test_the_null_of_a_weighted_report_has_these_weights() -> None:
+    w = torch.rand(200, generator=torch.Generator().manual_seed(0)) ** 8
+    found = report(normal(200, 16), w)
+    # a weighted mean of N(0, I) has the variance 1 / effective N in each coordinate; 19 null samples, sd 4 %
+    assert found.measures["mean"].null_mean == pytest.approx((16 / found.effective_N) ** 0.5, rel=0.2)
+
+
 def test_a_weighted_gaussian_raises_no_alarm_19_times_of_20() -> None:
     """40 samples with weights of effective size 32: 2 alarms expected; more than 7 have probability 0.001."""
     alarms = 0

@@ -4,12 +4,15 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import engine
+from benchmarks.rows import Table
 from sigreg.__main__ import main
 from sigreg.diagnostics import FINDINGS, diagnose
 from sigreg.inspect import files
@@ -293,7 +296,23 @@ def test_importing_the_command_line_loads_torch_alone():
     assert loaded == {"sigreg"}
 
 
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_power_said_is_that_of_the_committed_rows():
+    page = (ROOT / "docs/inspect.md").read_text(encoding="utf-8")
+    for part in engine.module("inspect_power").table(Table("inspect_power").frame()).split("\n\n"):
+        assert part in page
+
+
+def test_a_gaussian_is_healthy_in_99_of_100_draws_in_the_committed_rows():
+    rows = Table("inspect_power").frame()
+    null = rows[rows.defect == "none"]
+    assert null.named.min() >= 0.99
+    assert {(N, D) for N in (32, 128, 512) for D in (2, 8, 64)} <= set(zip(null.N, null.D, strict=True))
+
+
 def test_every_finding_has_its_place_in_the_documentation():
-    page = (files.Path(__file__).parents[1] / "docs/inspect.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/inspect.md").read_text(encoding="utf-8")
     for name in FINDINGS:
         assert f"| **{name}** |" in page

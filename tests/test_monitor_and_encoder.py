@@ -101,6 +101,12 @@ def test_rows_of_weight_zero_do_not_count_whatever_they_hold():
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)  # float32 weights in the statistic
 
 
+def test_a_view_without_rows_does_not_count():
+    z, mask = normal(2, 64, 8), torch.tensor([[True], [False]]).expand(2, 64)
+    found, expected = (numbers(diagnose_batch([call])) for call in ((z, mask), (z[:1], None)))
+    torch.testing.assert_close(found, expected, rtol=64 * EPS, atol=64 * EPS)
+
+
 def test_histograms_hold_every_row_once():
     found = diagnose_batch([(100 * normal(4, 50, 8), None)])
     for histogram in (found.slice_histogram, found.norm_histogram):

@@ -106,6 +106,18 @@ def test_one_graph_for_every_kind_of_directions(kind) -> None:
         assert_close(compiled(z), plain(z))
 
 
+def test_one_graph_with_a_memory_and_torch_func_with_a_named_step() -> None:
+    torch._dynamo.reset()
+    ours, plain = (SIGReg(num_slices=6, memory=10) for _ in range(2))
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    for seed in range(3):
+        z = normal(2, 9, 4, seed=seed)
+        assert_close(compiled(z), plain(z))
+    z = normal(2, 9, 4, seed=3).requires_grad_()
+    (expected,) = torch.autograd.grad(plain(z, step=0), z)
+    assert_close(torch.func.grad(lambda z: plain(z, step=0))(z.detach()), expected)
+
+
 @traced
 def test_export_of_a_module_in_eval_mode(choice) -> None:
     module, z = SIGReg(choice, num_slices=6).eval(), normal(2, 9, 4)

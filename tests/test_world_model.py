@@ -3,7 +3,9 @@ collapse."""
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
@@ -160,13 +162,48 @@ def test_the_demo_leaves_a_report_with_every_variant_and_a_picture(tmp_path, cap
     monkeypatch.setattr(planning, "CANDIDATES", 8)
     small = "--steps 2 --episodes 100 --batch-size 8 --held-out 10 --tasks 12"
     demo.main([*small.split(), "--out", str(tmp_path)])
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["settings"]["steps"] == 2
-    assert list(report["results"]) == list(study.VARIANTS)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["settings"]["steps"] == 2
+    assert list(written["results"]) == list(study.VARIANTS)
     shared = {"r2", "r2_few", "success", "success_free", "success_behind"}
-    for variant, found in report["results"].items():
+    for variant, found in written["results"].items():
         more = {"truth"} if variant == "reference" else {"sd", "effective_rank", "rollout_position"}
         assert shared | more <= set(found)
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("with SIGReg", "random policy", "true world"))
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_report_and_the_rows():
+    root = Path(__file__).parents[1]
+    readme = (root / "integrations/world_model/README.md").read_text(encoding="utf-8")
+    kept = json.loads((root / "docs/demo/world_model.json").read_text())
+    found = kept["results"]
+    assert demo.table(found, kept["settings"]["tasks"]) in readme
+    sigreg, pixels, untrained = (found[name] for name in ("sigreg", "reference", "untrained"))
+    frame = pd.read_csv(root / "benchmarks/results/world_model.csv")
+    rows = frame[(frame.variant == "sigreg") & (frame.noise == 0.1)]
+    assert sorted(rows.seed) == [0, 1, 2]
+    rates, behind = 100 * rows.success, 100 * pixels["success_behind"]
+    assert sigreg["success_free"] == 1
+    for sentence in (
+        f"{kept['cpu_seconds']:.0f} s of processor time",
+        f"falls from {found['without']['curve_sd'][0]:.2g} to {found['without']['sd']:.2g}",
+        f"R² is {sigreg['r2']:.2f}, of pixels {pixels['r2']:.2f}",
+        f"with 100 it is {sigreg['r2_few']:.2f}, of pixels {pixels['r2_few']:.2f}",
+        f"reach {untrained['r2_convolved']:.2f} and {untrained['r2_few_convolved']:.2f}",
+        f"those of the trained one {sigreg['r2_convolved']:.2f} and {sigreg['r2_few_convolved']:.2f}",
+        f"{sigreg['rollout_position'][-1]:.2f} room widths off, {sigreg['rollout_still'][-1]:.2f} when",
+        f"{100 * sigreg['success_behind']:.1f} % of those behind a wall (random policy",
+        f"policy {behind:.1f} %, planning in the true world {100 * pixels['truth_behind']:.1f} %)",
+        f"R² from {rows.r2.min():.2f} to {rows.r2.max():.2f} and success from {rates.min():.1f} to",
+        f"to {rates.max():.1f} %.",
+    ):
+        assert sentence in " ".join(readme.split()), sentence
+    verdict = (root / "benchmarks/conf/question/world_model.yaml").read_text(encoding="utf-8")
+    verdict = " ".join(verdict.split())
+    assert f"(R^2 {rows.r2.min():.2f} to {rows.r2.max():.2f} on".replace("0.", ".") in verdict
+    assert f"{rates.min():.1f} to {rates.max():.1f} % of the goals" in verdict
+    without = frame[frame.variant == "without"]
+    assert without.sd.max() < 0.001
+    assert without.r2.max() < 0.1

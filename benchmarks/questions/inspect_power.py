@@ -118,12 +118,13 @@ def table(frame: pd.DataFrame) -> str:
     if len(null):
         healthy = null.pivot_table(index="D", columns="N", values="named")
         draws = null.pivot_table(index="D", columns="N", values="draws", aggfunc="sum")
-        cells = (100 * healthy).round(2).astype(str) + " % of " + draws.astype("Int64").astype(str)
+        cells = (100 * healthy).round(2).astype("string") + " % of " + draws.astype("Int64").astype("string")
+        cells = cells.fillna("")
         cells.columns = [f"N = {N}" for N in cells.columns]
         parts.append(f"N(0, I) called healthy:\n\n{markdown(cells)}")
     for D, rows in planted.groupby("D"):
         shares = (100 * rows.pivot_table(index="defect", columns="N", values="named", sort=False)).round()
-        shares = shares[sorted(shares.columns)].astype(int).astype(str) + " %"
+        shares = (shares[sorted(shares.columns)].astype("Int64").astype("string") + " %").fillna("")
         shares.columns = [f"N = {N}" for N in shares.columns]
         shares.insert(0, "finding", [PLANTED[d].finding for d in shares.index])
         shares.index = pd.Index([PLANTED[d].what for d in shares.index], name="planted")

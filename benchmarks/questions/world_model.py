@@ -44,11 +44,17 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Embeddings and position, then planning, then the error by horizon."""
-    parts = [markdown(_embeddings(frame)), markdown(_planning(frame))]
-    return "\n\n".join(
-        [*parts, "Distance from the agent to where the probe reads it:", markdown(_horizons(frame))]
-    )
+    """Embeddings and position, then planning, then the error by horizon; for each noise."""
+    parts = []
+    for noise, rows in frame.groupby("noise"):
+        parts += [f"Noise of standard deviation {noise:g} in every pixel:", markdown(_embeddings(rows))]
+        parts += [
+            markdown(_planning(rows)),
+            "Mean distance, in room widths, from the agent to where the probe",
+        ]
+        parts[-1] += " reads it, h steps after the first frame:"
+        parts += [markdown(_horizons(rows))]
+    return "\n\n".join(parts)
 
 
 def _embeddings(frame: pd.DataFrame) -> pd.DataFrame:
@@ -138,6 +144,7 @@ def figure(frame: pd.DataFrame) -> Figure:
                 axes[1].plot(h, still, "--", color=picture.BLUE)
                 ends.append((h[-1], still[-1], "first frame, as it is", picture.BLUE))
     axes[1].set_ylim(0, 0.6)
+    axes[1].set_xticks([1, 5, 10, 15])
     picture.label(axes[1], "Position read from predictions", "steps ahead", "mean error, room widths")
     picture.name_ends(axes[1], [(x, min(y, 0.6), name, colour) for x, y, name, colour in ends])
     _bars(axes[2], {name: 100 * rows.success for name, rows in policies(frame).items()})
@@ -152,3 +159,4 @@ def _bars(ax: Any, values: dict[str, pd.Series]) -> None:
         ax.barh(at, max(values[name].mean(), 0), color=colour, alpha=0.75)
         ax.plot(values[name], np.full(len(values[name]), at), "o", color=picture.INK, markersize=4)
     ax.set_yticks(range(len(names)), names)
+    ax.grid(axis="y", visible=False)

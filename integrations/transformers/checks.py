@@ -34,11 +34,11 @@ class Step(TrainerCallback):
 
 
 def step(rows: list[text.Row], weight: float, **settings: Any) -> Step:
-    """The first step of a new model without dropout on the first `BATCH` rows."""
+    """The first step of a new model on the first `BATCH` rows."""
     quiet = {"use_cpu": True, "disable_tqdm": True, "train_sampling_strategy": "sequential"}
     once = {"max_steps": 1, "logging_steps": 1, "max_grad_norm": 0.0}
     result = Step()
-    one = trainer(bert(dropout=0.0), rows[:BATCH], weight, **quiet | once | settings)
+    one = trainer(bert(), rows[:BATCH], weight, **quiet | once | settings)
     one.add_callback(result)
     one.train()
     return result

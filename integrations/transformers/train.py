@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from integrations.transformers import checks, report, text
-from integrations.transformers.model import BATCH, PARTS, bert, trainer
+from integrations.transformers.model import BATCH, PARTS, POOLING, bert, trainer
 from sigreg.diagnostics import diagnose
 from sigreg_adapters.pooling import pooled
 
@@ -30,8 +30,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--text", help="a text file with an empty line between paragraphs; default: help()'s")
-    parser.add_argument("--steps", type=int, default=300, help=f"of {BATCH} passages each, for each model")
-    parser.add_argument("--weight", type=float, default=0.05, help="of SIGReg")
+    parser.add_argument("--steps", type=int, default=100, help=f"of {BATCH} passages each, for each model")
+    parser.add_argument("--weight", type=float, default=0.3, help="of SIGReg")
     parser.add_argument("--width", type=int, default=64, help="D, of the embedding")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/transformers"))
@@ -40,7 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 @torch.no_grad()
 def embed(model: nn.Module, passages: list[bytes]) -> Tensor:
-    """The mean over each passage's bytes, none of them masked: `(N, D)`."""
+    """Of passages without masked bytes: `(N, D)`."""
     model.eval()
     base: Any = model.base_model
     device = next(model.parameters()).device
@@ -48,7 +48,7 @@ def embed(model: nn.Module, passages: list[bytes]) -> Tensor:
     for n in range(0, len(passages), 256):
         batch = text.padded(text.rows(passages[n : n + 256], share=0.0))
         inputs = {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
-        found.append(pooled("mean", base(**inputs), inputs)[0].float().cpu())
+        found.append(pooled(POOLING, base(**inputs), inputs)[0].float().cpu())
     return torch.cat(found)
 
 
@@ -70,11 +70,10 @@ def evaluate(model: nn.Module, passages: list[bytes]) -> dict[str, float]:
     }
 
 
-def train(args: argparse.Namespace, rows: list[text.Row], weight: float) -> nn.Module:
-    """A new model after `--steps` optimizer steps; Trainer shows its progress."""
-    model = bert(args.width, seed=args.seed)
-    trainer(
-        model,
+def train(args: argparse.Namespace, rows: list[text.Row], weight: float) -> tuple[nn.Module, float]:
+    """A new model after `--steps` optimizer steps, which Trainer shows, and SIGReg at the end of training."""
+    one = trainer(
+        bert(args.width, seed=args.seed),
         rows,
         weight,
         max_steps=args.steps,
@@ -84,8 +83,9 @@ def train(args: argparse.Namespace, rows: list[text.Row], weight: float) -> nn.M
         logging_steps=max(args.steps // 8, 1),
         seed=args.seed,
         output_dir=str(args.out),
-    ).train()
-    return model
+    )
+    one.train()
+    return one.model, [entry["sigreg"] for entry in one.state.log_history if "sigreg" in entry][-1]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -103,9 +103,13 @@ def main(arguments: list[str] | None = None) -> None:
     results = {"untrained": evaluate(bert(args.width, seed=args.seed), held_out)}
     for name, weight in (("without SIGReg", 0.0), ("with SIGReg", args.weight)):
         print(f"\nTraining {name}: {args.steps} steps of {PARTS} x {BATCH // PARTS} passages\n")
-        model = train(args, rows, weight)
+        model, sigreg = train(args, rows, weight)
         loss = trainer(model, rows, weight, output_dir=str(args.out)).evaluate(evaluation)["eval_loss"]
-        results[name] = {**evaluate(model, held_out), "loss of the masked bytes": loss}
+        results[name] = {
+            **evaluate(model, held_out),
+            "loss of the masked bytes": loss,
+            f"SIGReg of {BATCH} in training": sigreg,
+        }
     print(
         f"\n{len(held_out)} passages that were not trained on, D = {args.width}:\n\n{report.table(results)}\n"
     )

@@ -64,7 +64,7 @@ def _frames(axis: Axes, setting: Setting) -> None:
         column, row = (world.SIZE + 2) * (i % 2), (world.SIZE + 2) * (i // 2)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
         axis.text(column + 1.5, row + 32, f"step {t}", color=BLUE, weight="bold", fontsize=9, bbox=box)
-    axis.set_title("What it sees: two walls and the agent, a disc")
+    axis.set_title("What it sees: walls and the agent")
     axis.axis("off")
 
 
@@ -96,6 +96,7 @@ def _decoding(axis: Axes, results: Results, setting: Setting) -> None:
         axis.plot([], [], "s", color=INK, alpha=1.0 if i == 0 else 0.5, label=f"{number:,} labelled frames")
     axis.set_xticks(range(len(shown)), list(shown))
     axis.set(title="Position by a linear probe, new episodes", ylabel="R²", ylim=(0, 1.25))
+    axis.set_xlabel("features, and their number")
     axis.legend(loc="upper left", ncols=2, fontsize=9)
 
 
@@ -107,9 +108,9 @@ def _rollouts(axis: Axes, results: Results) -> None:
         )
     axis.plot(h, results["sigreg"]["rollout_still"], "--", color=BLUE, label="with SIGReg, first frame kept")
     axis.plot(h, results["sigreg"]["rollout_seen"], ":", color=BLUE, label="with SIGReg, true frame")
-    axis.set(title="Predicting ahead from one frame", ylim=(0, 0.7))
+    axis.set(title="Predicting ahead from one frame", ylim=(0, 0.95))
     axis.set(xlabel="steps ahead", ylabel="error of the position, room widths")
-    axis.legend(fontsize=9)
+    axis.legend(fontsize=9, loc="upper left")
 
 
 def _distances(axis: Axes, model: WorldModel, setting: Setting) -> None:
@@ -126,10 +127,13 @@ def _distances(axis: Axes, model: WorldModel, setting: Setting) -> None:
         axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, color=INK))
     closest = planning.in_embeddings(model, todo.goal, setting.training.noise, setting.training.seed)
     for colour, policy, name in ((PALE, None, "random policy"), (RED, closest, "planned")):
-        x, y = planning.paths(todo, policy, setting.training.seed)[0].T
+        path = planning.paths(todo, policy, setting.training.seed)[0]
+        near = ((path - todo.goal).norm(dim=1) < planning.WITHIN).nonzero()
+        x, y = path[: int(near[0]) + 1 if len(near) else None].T  # up to the goal
         axis.plot(x, y, ".-", color=colour, linewidth=1.5, label=name)
     axis.add_patch(Circle(todo.goal[0].tolist(), planning.WITHIN, fill=False, color=INK, linewidth=1.5))
-    axis.text(*todo.goal[0].tolist(), "goal", ha="center", va="center", fontsize=9)
+    x, y = todo.goal[0].tolist()
+    axis.text(x, y + planning.WITHIN + 0.04, "goal", ha="center", va="center", fontsize=9)
     axis.set(title="Distance to a goal, and the way there", xticks=[], yticks=[])
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
 

@@ -222,6 +222,7 @@ def _measured(
     unbiased = N / n
     length_sd = math.sqrt(max(s["length_square"] - s["length"] ** 2, 0.0) * unbiased)
     expected_sd = math.sqrt((2 * population + 4 * s["across"]) / (4 * max(s["length_square"], 1e-300)))
+    even = s["row_variance"] <= 1e-28 * s["row_mean_square"]  # rows hold one value each, to rounding
     row_variance = max(s["row_variance"], 1e-300)
     of_rows = max(s["row_mean_square"] - s["row_mean"] ** 2, 0.0) * unbiased * D / row_variance
     row_sd = math.sqrt(row_variance / (2 * max(D - 1, 1)))
@@ -254,10 +255,10 @@ def _measured(
         expected_sds=(abs(1 - math.sqrt(D / n)), 1 + math.sqrt(D / n)),
         norm=s["length"],
         norm_variation=length_sd / max(expected_sd, 1e-300),
-        row_mean=math.sqrt(of_rows),
-        row_mean_z=f_z(of_rows, n, N * max(D - 1, 1)) if D > 1 else 0.0,
-        row_offset=math.sqrt(s["row_mean_square"] * D / row_variance),
-        row_sd_variation=row_sd_sd / row_sd,
+        row_mean=1.0 if even else math.sqrt(of_rows),
+        row_mean_z=0.0 if even else f_z(of_rows, n, N * (D - 1)),
+        row_offset=1.0 if even else math.sqrt(s["row_mean_square"] * D / row_variance),
+        row_sd_variation=1.0 if even else row_sd_sd / row_sd,
         tails=float(excess[:K].mean()),
         tails_z=float(z[:K].mean()) / kurtosis_of_slices_sd(K, D),
         unit_tails=float(excess[K:].mean()),
