@@ -20,6 +20,8 @@ from benchmarks import picture
 from benchmarks.report import markdown
 from sigreg.diagnostics import diagnose
 
+measured_code = ("sigreg/diagnostics",)
+
 HEALTHY = "none"
 
 

@@ -37,7 +37,6 @@ measured_code = (
     "benchmarks/augment.py",
     "adapters/sigreg_adapters/patches.py",
     "adapters/sigreg_adapters/timm.py",
-    "sigreg",
 )
 METHODS = {
     "centre": "a disc in the centre (no map)",
