@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # A worker process beside each core's thread: threads that wait for one another spin.
 TEST_ENV := OMP_NUM_THREADS=1
+# Files side by side, one to a core: many tests wait for processes of their own.
+PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
 # Tests whose tolerances must hold whatever vector instructions a processor has.
 NUMERICAL := $(addprefix tests/test_,statistics.py tails.py weights.py precision.py kernels.py sincos.py \
 	multivariate.py directions.py)
@@ -17,8 +19,8 @@ world-model: .venv/installed
 	$(BIN)/python -m integrations.world_model.demo
 
 test: lint
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not long"
-	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -m "not long" $(NUMERICAL)
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not long" $(PARALLEL)
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -m "not long" $(PARALLEL) $(NUMERICAL)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
