@@ -53,7 +53,7 @@ class SIGReg(nn.Module):
         unbiased: remove the O(1/N) minibatch bias (Epps-Pulley only).
         backend: how Epps-Pulley is computed; see `sigreg.kernels`.  "auto" suits the device.
         memory: test the last `memory` embeddings beside those of the call: detached, first in first out,
-            empty at the start (`reset_memory` empties it again).  For batches of fewer than about 64.
+            empty at the start (`reset_memory` empties it again).  It can make training unstable.
         **statistic_kwargs: passed on to the statistic, e.g. `t_max=5.0` or `grid="accurate"`.
 
     Shapes:
