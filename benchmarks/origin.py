@@ -21,21 +21,31 @@ from benchmarks.provenance import ROOT, git
 from benchmarks.rows import cell, outside
 
 TRAINING = ("benchmarks/training.py", "benchmarks/augment.py", "benchmarks/probes.py")
+CORE = tuple(  # what `sigreg` stands for: all that a loss or a statistic runs, not the tools beside them
+    f"sigreg/{part}"
+    for part in (
+        *("collectives.py", "directions.py", "functional.py", "kernels", "memory.py", "multivariate"),
+        *("next_embedding.py", "objective.py", "random_numbers.py", "regularizer.py", "sample.py"),
+        "univariate",
+    )
+)
 LIBRARY = ("sigreg", "benchmarks/competitors.py")
 
 
 def measured_code(module: ModuleType) -> tuple[str, ...]:
     """What the rows of a question depend on: folders, files, or `FILE:name,name` for these and what they use.
 
-    A question says so by `measured_code`; else it is the shared recipe of `benchmarks.training` for one that
-    trains and the library for any other.  The question's own `measure` always belongs to it.
+    A question says so by `measured_code`, where `sigreg` stands for `CORE`; else it is the shared recipe of
+    `benchmarks.training` for one that trains and the library for any other.  The question's own `measure`
+    always belongs to it.
     """
     own = f"benchmarks/questions/{module.__name__.rpartition('.')[2]}.py:measure"
     trains = any(
         "benchmarks.training" in (getattr(x, "__name__", ""), getattr(x, "__module__", ""))
         for x in vars(module).values()
     )
-    return (*getattr(module, "measured_code", TRAINING if trains else LIBRARY), own)
+    code = getattr(module, "measured_code", TRAINING if trains else LIBRARY)
+    return (*(part for name in code for part in (CORE if name == "sigreg" else (name,))), own)
 
 
 @functools.cache

@@ -1,8 +1,10 @@
 """Where rows come from: stale ones are marked, the command gives them, no setting runs twice."""
 
+import ast
 import multiprocessing
 import subprocess
 import threading
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -91,6 +93,25 @@ def test_every_question_that_measures_names_code_that_exists():
             for part in origin.measured_code(engine.module(name)):
                 path = origin.ROOT / part.partition(":")[0]
                 assert path.exists(), f"{name}: {part}"
+
+
+def test_core_holds_every_file_that_a_loss_or_a_statistic_imports():
+    folders = [origin.ROOT / part for part in origin.CORE]
+    wanted = [origin.ROOT / "sigreg/objective.py", *(origin.ROOT / "sigreg/multivariate").glob("*.py")]
+    seen: set[Path] = set()
+    while wanted:
+        path = wanted.pop()
+        if path in seen or not path.exists():
+            continue
+        seen.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("sigreg."):
+                place = origin.ROOT / node.module.replace(".", "/")
+                names = [place / f"{alias.name}.py" for alias in node.names]
+                wanted += [place.with_suffix(".py"), place / "__init__.py", *names]
+    outside = [path for path in seen if not any(f == path or f in path.parents for f in folders)]
+    assert len(seen) > 30
+    assert outside == []
 
 
 @pytest.mark.parametrize("name", ["theory", "hosts", "lambda"])

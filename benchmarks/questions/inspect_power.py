@@ -20,7 +20,9 @@ from benchmarks import picture
 from benchmarks.report import markdown
 from sigreg.diagnostics import diagnose
 
-measured_code = ("sigreg/diagnostics",)
+measured_code = tuple(
+    f"sigreg/diagnostics/{name}.py" for name in ("findings", "measured", "null", "rank", "reachable", "rules")
+)
 
 HEALTHY = "none"
 
