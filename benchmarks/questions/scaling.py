@@ -2,8 +2,7 @@
 
 Four ways to the same regularizer: `sums` (ours), `sums_more` (ours with as many times the slices as there
 are ranks), `lightly` (its gather_distributed=True) and `gather` (gather the embeddings, test them all on
-every rank).  Older rows have a fifth, `per_rank` (slices of its own on every rank, from gathered
-embeddings), which the library no longer has.
+every rank).
 
 Bytes are those a rank sends under the bandwidth-optimal algorithms: an all-reduce of B bytes over p ranks
 sends 2 B (p-1)/p, an all-gather of B from each rank B (p-1), a reduce-scatter of B in all B (p-1)/p, a
@@ -33,7 +32,6 @@ ALPHA, BETA = 10e-6, 50e9  # seconds a hop, bytes a second
 POINTS = 16  # of the 17-point grid; the one at 0 contributes nothing
 TAIL = 3  # numbers behind the sums: the weights, their squares, the fingerprint
 METHODS = ("sums", "sums_more", "lightly", "gather")
-REMOVED = {"per_rank": "per_rank (removed from the library)"}
 
 
 def calls(method, p, V, N, D, K):
@@ -170,8 +168,7 @@ def newest(frame):
 
 def table(frame):
     frame = newest(frame)
-    named = frame.assign(method=frame.method.replace(REMOVED))
-    mean = named.groupby(["world", "N", "method"], sort=False)[
+    mean = frame.groupby(["world", "N", "method"], sort=False)[
         ["collectives", "sent_bytes", "step_ms", "collectives_ms", "sd"]
     ].mean()
     mean["sent_bytes"] /= 2**20
