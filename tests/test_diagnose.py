@@ -88,7 +88,8 @@ def test_the_rank_behind_a_sample_is_that_of_its_distribution(N: int, rank: int,
 
 # numbers of standard deviations
 
-SCALED = ["value_z", "sd_z", "offset_z", "unevenness_z", "row_mean_z", "tails_z", "unit_tails_z", "persistence_z"]
+SCALED = ["value_z", "sd_z", "offset_z", "unevenness_z", "row_mean_z", "tails_z", "unit_tails_z"]
+SCALED += ["persistence_z"]
 ONES = ["sd", "spread", "norm_variation", "row_mean", "row_offset", "row_sd_variation"]
 
 
@@ -127,8 +128,9 @@ def test_numbers_of_a_gaussian_are_those_of_n_0_i() -> None:
         assert float(measured[name].mean()) == pytest.approx(0, abs=5 * 0.07), name
         assert float(measured[name].std()) == pytest.approx(1, abs=5 * 0.05), name
     for name in ONES:
-        # each draw is within a third of 1, most far closer
-        assert float(measured[name].mean()) == pytest.approx(1, abs=0.03), name
+        # the sds of lengths and of rows have a relative bias of order 1 / (4 D)
+        error = 5 * float(measured[name].std()) / 200**0.5 + 1 / (4 * 8)
+        assert float(measured[name].mean()) == pytest.approx(1, abs=error), name
 
 
 def test_two_groups_are_as_far_apart_as_they_were_put() -> None:

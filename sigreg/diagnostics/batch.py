@@ -124,14 +124,14 @@ def diagnose_batch(
     ).measured()
     diagnosis = Diagnosis(list(_found(measured)), measured)
     distance, worst_value = float((spectrum - 1).norm()) / math.sqrt(D), float(host["values"].max())
-    along, by_length = (counts / counts.sum() for counts in host["histograms"].split(BINS))
+    along, by_length = (counts / counts.sum() for counts in host["histograms"].reshape(2, BINS))
     return BatchDiagnosis(diagnosis, distance, worst_value, direction, spectrum, along, by_length)
 
 
 def _to_host(parts: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same numbers in float64 on the CPU, each flattened, by one copy."""
     message = torch.cat([part.flatten().double() for part in parts.values()]).cpu()
-    return dict(zip(parts, message.split([part.numel() for part in parts.values()]), strict=True))
+    return dict(zip(parts, torch.split(message, [part.numel() for part in parts.values()]), strict=True))
 
 
 class _Rows:
@@ -168,9 +168,7 @@ class _Rows:
         towards, squares, numbers = normalize(d, dim=-1), (d @ axes.double()).square(), per_row(x)
         summed = [towards, torch.cat([numbers, numbers.square()], -1), squares, squares.square()]
         sums = all_reduce(self._outer(d), self._outer(towards), *map(self._sum, summed))
-        spread, directed, direction, numbers, m2, m4 = (
-            s / W.reshape(-1, *[1] * (s.ndim - 1)) for s in sums
-        )
+        spread, directed, direction, numbers, m2, m4 = (s / W.reshape(-1, *[1] * (s.ndim - 1)) for s in sums)
         constant = m2 <= 1e-24 * m2.amax(-1, keepdim=True).clamp(min=1e-280)
         return {
             "N": N,

@@ -65,7 +65,9 @@ class Measured:
 
 def per_row(x: Tensor) -> Tensor:
     """Length, mean and standard deviation of every row: `(..., N, D) -> (..., N, 3)`."""
-    return torch.stack([x.norm(dim=-1), x.mean(-1), x.std(-1, correction=min(x.shape[-1] - 1, 1))], -1)
+    mean = x.mean(-1)
+    sd = (x - mean.unsqueeze(-1)).norm(dim=-1) / math.sqrt(max(x.shape[-1] - 1, 1))  # std warns at N = 0
+    return torch.stack([x.norm(dim=-1), mean, sd], -1)
 
 
 @dataclass(frozen=True)
