@@ -20,9 +20,9 @@ from sigreg.diagnostics import (
     null,
     reachable_value,
 )
-from sigreg.diagnostics.measured import separation
 from sigreg.diagnostics.rank import effective_rank, expected_effective_rank, rank_behind
 from sigreg.diagnostics.reachable import _beta_mean
+from sigreg.diagnostics.rows import separation
 from sigreg.univariate import epps_pulley
 
 
@@ -88,6 +88,10 @@ def test_the_rank_behind_a_sample_is_that_of_its_distribution(N: int, rank: int,
 
 # numbers of standard deviations
 
+SCALED = ["value_z", "sd_z", "offset_z", "unevenness_z", "row_mean_z", "tails_z", "unit_tails_z"]
+SCALED += ["persistence_z"]
+ONES = ["sd", "spread", "norm_variation", "row_mean", "row_offset", "row_sd_variation"]
+
 
 @pytest.mark.parametrize("N", [20, 100, 4096])
 def test_skewness_and_kurtosis_are_scipys_tests(N: int) -> None:
@@ -114,6 +118,19 @@ def test_the_spread_of_sigreg_under_a_gaussian_is_the_integral(D: int) -> None:
     values = torch.stack([SIGReg(num_slices=64, seed=s)(normal(256, D, seed=s)) for s in range(500)])
     # the sd of 500 values of a skewed distribution (kurtosis up to 12): 7 %
     assert float(values.std()) == pytest.approx(null.value_sd(64, D), rel=4 * 0.07)
+
+
+def test_numbers_of_a_gaussian_are_those_of_n_0_i() -> None:
+    """Over 200 draws a mean of standard normal numbers has the sd 0.07, and their sd the sd 0.05."""
+    drawn = [diagnose(normal(64, 8, seed=s), num_slices=32).measured for s in range(200)]
+    measured = {name: torch.tensor([float(getattr(m, name)) for m in drawn]) for name in SCALED + ONES}
+    for name in SCALED:
+        assert float(measured[name].mean()) == pytest.approx(0, abs=5 * 0.07), name
+        assert float(measured[name].std()) == pytest.approx(1, abs=5 * 0.05), name
+    for name in ONES:
+        # the sds of lengths and of rows have a relative bias of order 1 / (4 D)
+        error = 5 * float(measured[name].std()) / 200**0.5 + 1 / (4 * 8)
+        assert float(measured[name].mean()) == pytest.approx(1, abs=error), name
 
 
 def test_two_groups_are_as_far_apart_as_they_were_put() -> None:

@@ -21,7 +21,8 @@ from benchmarks.report import markdown
 from sigreg.diagnostics import diagnose
 
 measured_code = tuple(
-    f"sigreg/diagnostics/{name}.py" for name in ("findings", "measured", "null", "rank", "reachable", "rules")
+    f"sigreg/diagnostics/{name}.py"
+    for name in ("findings", "measured", "null", "rank", "reachable", "rows", "rules")
 )
 
 HEALTHY = "none"

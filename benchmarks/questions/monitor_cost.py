@@ -33,7 +33,11 @@ from sigreg.diagnostics.batch_figure import draw
 from sigreg_adapters.lightning import GaussianityMonitor
 
 DEFAULTS = {name: p.default for name, p in inspect.signature(GaussianityMonitor).parameters.items()}
-measured_code = ("adapters/sigreg_adapters/lightning.py", "sigreg/diagnostics/batch.py")
+measured_code = (
+    "adapters/sigreg_adapters/lightning.py",
+    "sigreg/diagnostics/batch.py",
+    "sigreg/diagnostics/measured.py",
+)
 _IDLE = 1000  # steps without a look, whose hooks are timed together
 
 

@@ -17,10 +17,8 @@ from torch.nn.functional import normalize
 
 from sigreg.collectives import Group
 from sigreg.diagnostics.findings import Diagnosis, _found
-from sigreg.diagnostics.measured import Measured
-from sigreg.diagnostics.null import chi_square_z, f_z, kurtosis_of_slices_sd, kurtosis_z, value_z
-from sigreg.diagnostics.rank import effective_rank, expected_effective_rank, rank_behind
-from sigreg.diagnostics.reachable import collapsed_value, expected_value, reachable_value
+from sigreg.diagnostics.measured import Moments, per_row
+from sigreg.diagnostics.null import excess_kurtosis, kurtosis_z
 from sigreg.directions import gaussian
 from sigreg.sample import Sample
 from sigreg.univariate import epps_pulley
@@ -29,8 +27,6 @@ SEED = 0x100C  # other slices than a loss has whose seed is small
 BINS = 80
 SLICE_RANGE = 5.0
 NORM_RANGE = 3.0
-_OF_ROWS = ("length", "length_square", "row_mean", "row_mean_square", "row_variance", "row_sd")
-_SCALARS = ("N", "mean_square", "across", *_OF_ROWS)
 
 
 @dataclass(frozen=True)
@@ -97,34 +93,45 @@ def diagnose_batch(
         axes = torch.cat([A, torch.eye(D, device=A.device)], dim=1)  # (D, K + D)
         each = [r.averages(axes) for r in rows]
         mean = _mean_over_views({name: torch.cat([e[name] for e in each]) for name in each[0]})
-        worst = mean["values"].argmax()
-        histograms = torch.stack([r.histograms(axes[:, worst]) for r in rows]).sum(0)
+        direction = axes[:, mean["values"].argmax()]
+        histograms = torch.stack([r.histograms(direction) for r in rows]).sum(0)
         (histograms,) = rows[0].sample.group.all_reduce(histograms)
         finite = torch.stack([value.isfinite().all() for value in mean.values()]).all()
-        covariance, towards = (torch.nan_to_num(mean[name]) for name in ("covariance", "towards"))
-        spectrum = torch.linalg.eigvalsh(covariance).clamp(min=0).flip(0)
-        towards = torch.linalg.eigvalsh(towards).clamp(min=0)
-        parts = [finite.to(spectrum), mean["values"][:num_slices].mean(), mean["values"][worst]]
-        parts += [mean[name] for name in _SCALARS]
-        parts += [spectrum, towards, mean["kurtosis"], histograms]
-        message = torch.cat([part.reshape(-1) for part in parts]).cpu()  # the only wait for the device
-    sizes = [3 + len(_SCALARS), D, D, num_slices + D, BINS, BINS]
-    numbers, spectrum, towards, kurtosis, along, lengths = torch.split(message, sizes)
-    ok, value, worst_value, *rest = numbers.tolist()
-    scalars = dict(zip(_SCALARS, rest, strict=True))
-    if not ok:
+        covariance, towards = (torch.nan_to_num(mean.pop(name)) for name in ("covariance", "towards"))
+        mean |= {"finite": finite, "direction": direction, "histograms": histograms}
+        mean["spectrum"] = torch.linalg.eigvalsh(covariance).clamp(min=0).flip(0)
+        mean["spectrum_of_directions"] = torch.linalg.eigvalsh(towards)
+        host = _to_host(mean)  # the only wait for the device
+    N, spectrum, direction = float(host["N"]), host["spectrum"], host["direction"].to(axes.dtype)
+    if not host["finite"]:
         raise ValueError("the embeddings hold inf or nan; look for the step where the loss became non-finite")
-    if scalars["N"] < 2:
+    if N < 2:
         raise ValueError("no view has two rows or more; a data loader's last batch may be that small")
-    direction = axes[:, worst].cpu()
-    measured = _measured(
-        scalars, value, spectrum, float(effective_rank(towards)), kurtosis, num_slices, direction
-    )
-    distance = float((spectrum - 1).norm()) / math.sqrt(D)
+    numbers, squares = host["of_rows"].reshape(2, 3)
+    sds = ((squares - numbers.square()).clamp(min=0) * N / (N - 1)).sqrt()
+    measured = Moments(
+        N=N,
+        K=num_slices,
+        value=float(host["values"][:num_slices].mean()),
+        mean=float(host["mean"]),
+        across=float(host["across"]),
+        spectrum=spectrum,
+        spectrum_of_directions=host["spectrum_of_directions"],
+        of_rows=torch.stack([numbers, squares, sds]),
+        excess=excess_kurtosis(host["kurtosis"], N),
+        kurtosis_z=kurtosis_z(host["kurtosis"], N),
+        direction=direction,
+    ).measured()
     diagnosis = Diagnosis(list(_found(measured)), measured)
-    return BatchDiagnosis(
-        diagnosis, distance, worst_value, direction, spectrum, along / along.sum(), lengths / lengths.sum()
-    )
+    distance, worst_value = float((spectrum - 1).norm()) / math.sqrt(D), float(host["values"].max())
+    along, by_length = (counts / counts.sum() for counts in host["histograms"].reshape(2, BINS))
+    return BatchDiagnosis(diagnosis, distance, worst_value, direction, spectrum, along, by_length)
+
+
+def _to_host(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same numbers in float64 on the CPU, each flattened, by one copy."""
+    message = torch.cat([part.flatten().double() for part in parts.values()]).cpu()
+    return dict(zip(parts, torch.split(message, [part.numel() for part in parts.values()]), strict=True))
 
 
 class _Rows:
@@ -150,7 +157,7 @@ class _Rows:
 
     def averages(self, axes: Tensor) -> dict[str, Tensor]:
         """What is averaged over views, each `(V, ...)`, from the rows of all processes."""
-        x, D, all_reduce = self.x, self.x.shape[-1], self.sample.group.all_reduce
+        x, all_reduce = self.x, self.sample.group.all_reduce
         values = epps_pulley(self.sample.replaced(self.sample.x @ axes.to(self.sample.x.dtype)))
         w1, w2, total = all_reduce(self.w.sum(1), self.w.square().sum(1), self._sum(x))
         W, N = w1.clamp(min=1e-30), w1.square() / w2.clamp(min=1e-30)
@@ -158,26 +165,19 @@ class _Rows:
         d = x - mean.unsqueeze(1)
         rounding = 4 * torch.finfo(self.sample.x.dtype).eps * mean.abs()
         d = torch.where(d.abs() <= rounding.unsqueeze(1), 0.0, d)
-        row_means = x.mean(-1)
-        row_variances = (x - row_means.unsqueeze(-1)).square().sum(-1) / max(D - 1, 1)
-        lengths = x.norm(dim=-1)
-        of_rows = [lengths, lengths.square(), row_means, row_means.square()]
-        of_rows += [row_variances, row_variances.sqrt()]
-        along, towards = d @ axes.double(), normalize(d, dim=-1)
-        sums = [self._outer(d), self._outer(towards), self._sum(towards), self._sum(torch.stack(of_rows, -1))]
-        sums += [self._sum(along.square()), self._sum(along.square().square())]
-        spread, directed, direction, numbers, m2, m4 = (
-            s / W.reshape(-1, *[1] * (s.ndim - 1)) for s in all_reduce(*sums)
-        )
+        towards, squares, numbers = normalize(d, dim=-1), (d @ axes.double()).square(), per_row(x)
+        summed = [towards, torch.cat([numbers, numbers.square()], -1), squares, squares.square()]
+        sums = all_reduce(self._outer(d), self._outer(towards), *map(self._sum, summed))
+        spread, directed, direction, numbers, m2, m4 = (s / W.reshape(-1, *[1] * (s.ndim - 1)) for s in sums)
         constant = m2 <= 1e-24 * m2.amax(-1, keepdim=True).clamp(min=1e-280)
         return {
             "N": N,
             "values": values.double(),
             "covariance": spread * (N / (N - 1).clamp(min=1)).reshape(-1, 1, 1),
             "towards": directed - direction.unsqueeze(-1) * direction.unsqueeze(-2),
-            "mean_square": mean.square().sum(-1),
+            "mean": mean.square().sum(-1),
             "across": torch.einsum("vi,vij,vj->v", mean, spread, mean),
-            **dict(zip(_OF_ROWS, numbers.unbind(-1), strict=True)),
+            "of_rows": numbers,
             "kurtosis": torch.where(constant, 3.0, m4 / torch.where(constant, 1.0, m2).square()),
         }
 
@@ -198,77 +198,3 @@ def _mean_over_views(each: dict[str, Tensor]) -> dict[str, Tensor]:
         name: torch.tensordot(share, torch.where(valid.reshape(-1, *[1] * (e.ndim - 1)), e, 0.0), 1)
         for name, e in each.items()
     }
-
-
-def _measured(
-    s: dict[str, float],
-    value: float,
-    spectrum: Tensor,
-    directional: float,
-    kurtosis: Tensor,
-    K: int,
-    direction: Tensor,
-) -> Measured:
-    """As `measured.measure` has them; the fields that need rows are those of N(0, I)."""
-    N, D, n = s["N"], len(spectrum), s["N"] - 1
-    total, squares = float(spectrum.sum()), float(spectrum.square().sum())
-    safe, sd = max(total, 1e-150), math.sqrt(total / D)
-    effective = float(effective_rank(spectrum))
-    rank = rank_behind(effective, N, D)
-    population = n**2 / ((n + 2) * max(n - 1, 1)) * (squares - total**2 / n)
-    population = max(population, total**2 / (D * 10))
-    dof = D * (D + 1) / 2 - 1
-    relative, null = D * squares / safe**2 - 1, (D + 2) * (D - 1) / (n * D + 2)
-    unbiased = N / n
-    length_sd = math.sqrt(max(s["length_square"] - s["length"] ** 2, 0.0) * unbiased)
-    expected_sd = math.sqrt((2 * population + 4 * s["across"]) / (4 * max(s["length_square"], 1e-300)))
-    even = s["row_variance"] <= 1e-28 * s["row_mean_square"]  # rows hold one value each, to rounding
-    row_variance = max(s["row_variance"], 1e-300)
-    of_rows = max(s["row_mean_square"] - s["row_mean"] ** 2, 0.0) * unbiased * D / row_variance
-    row_sd = math.sqrt(row_variance / (2 * max(D - 1, 1)))
-    row_sd_sd = math.sqrt(max(s["row_variance"] - s["row_sd"] ** 2, 0.0) * unbiased)
-    excess = kurtosis - 3 * n / (N + 1)
-    z = kurtosis_z(kurtosis, round(N)) if N >= 20 else torch.zeros_like(kurtosis)
-    return Measured(
-        N=round(N),
-        D=D,
-        value=value,
-        value_z=value_z(value, K, D, expected_value()),
-        expected=expected_value(),
-        reachable=reachable_value(round(rank, 2), round(N), D),
-        collapsed=collapsed_value(N),
-        sd=sd,
-        sd_z=chi_square_z(n * total, n * D),
-        offset=math.sqrt(s["mean_square"] / safe),
-        offset_z=f_z(N * s["mean_square"] / safe, D, n * D),
-        spread=math.sqrt(total / max(s["length_square"], 1e-300)),
-        effective_rank=effective,
-        expected_effective_rank=expected_effective_rank(N, D),
-        rank=rank,
-        rank_of_directions=rank_behind(directional, N, D),
-        constant_directions=int((spectrum <= 1e-13 * spectrum[0]).sum()) if n >= 2 * D else 0,
-        constant_units=0,
-        unevenness=max(D * population / safe**2 - 1, 0.0) if D > 1 else 0.0,
-        unevenness_z=chi_square_z(relative / null * dof, dof) if D > 1 else 0.0,
-        smallest_sd=float(spectrum[min(round(n), D) - 1]) ** 0.5,
-        largest_sd=float(spectrum[0]) ** 0.5,
-        expected_sds=(abs(1 - math.sqrt(D / n)), 1 + math.sqrt(D / n)),
-        norm=s["length"],
-        norm_variation=length_sd / max(expected_sd, 1e-300),
-        row_mean=1.0 if even else math.sqrt(of_rows),
-        row_mean_z=0.0 if even else f_z(of_rows, n, N * (D - 1)),
-        row_offset=1.0 if even else math.sqrt(s["row_mean_square"] * D / row_variance),
-        row_sd_variation=1.0 if even else row_sd_sd / row_sd,
-        tails=float(excess[:K].mean()),
-        tails_z=float(z[:K].mean()) / kurtosis_of_slices_sd(K, D),
-        unit_tails=float(excess[K:].mean()),
-        unit_tails_z=float(z[K:].mean()) * math.sqrt(D),
-        direction=direction,
-        direction_name="the worst slice",
-        direction_z=0.0,
-        direction_excess=0.0,
-        direction_separation=0.0,
-        persistence=0.0,
-        persistence_z=0.0,
-        smoothness=-0.5,
-    )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sigreg.diagnostics import rules
-from sigreg.diagnostics.measured import Measured, measure
+from sigreg.diagnostics.measured import Measured
+from sigreg.diagnostics.rows import measure
 from sigreg.diagnostics.rules import Finding
 from sigreg.sample import checked
 

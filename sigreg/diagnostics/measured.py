@@ -1,32 +1,18 @@
-"""Everything that a diagnosis looks at: numbers of one sample, computed once."""
+"""Everything that a diagnosis looks at, by one formula each from the moments of a sample."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sigreg.diagnostics.null import (
-    chi_square_z,
-    f_z,
-    kurtosis_of_slices_sd,
-    kurtosis_z,
-    skewness_z,
-    value_z,
-)
+from sigreg.diagnostics.null import chi_square_z, f_z, kurtosis_of_slices_sd, value_z
 from sigreg.diagnostics.rank import effective_rank, expected_effective_rank, rank_behind
 from sigreg.diagnostics.reachable import collapsed_value, expected_value, reachable_value
-from sigreg.directions import gaussian
-from sigreg.sample import Sample
-from sigreg.univariate import epps_pulley
-from sigreg.univariate.central import central_moments
 
-_PRINCIPAL = 8  # directions of largest variance that are tested one by one
-_LOOKED_AT = 16  # least normal directions whose parts are separated
-_ENOUGH = 20  # rows below which the transformed skewness and kurtosis are not normal
+_ROUNDING = 16 * torch.finfo(torch.float32).eps ** 2  # a share of the largest variance that is no spread
 
 
 @dataclass(frozen=True)
@@ -49,8 +35,7 @@ class Measured:
     expected_effective_rank: float  # that of N samples of N(0, I)
     rank: float  # of the distribution: the effective rank without the effect of a finite N
     rank_of_directions: float  # the same, of rows scaled to equal length
-    constant_directions: int  # orthogonal directions in which nothing varies
-    constant_units: int  # coordinates that hold one value
+    constant_directions: int  # orthogonal directions in which nothing varies; 0 where N is too small to tell
     unevenness: float  # variance of the spectrum / its squared mean, without what a finite N adds
     unevenness_z: float
     smallest_sd: float  # along the principal directions, at most N - 1 of them
@@ -66,186 +51,97 @@ class Measured:
     tails_z: float
     unit_tails: float  # mean excess kurtosis over coordinates
     unit_tails_z: float
-    direction: Tensor  # unit vector of the least normal direction among coordinates and principal directions
-    direction_name: str
-    direction_z: float
-    direction_excess: float  # its excess kurtosis
-    direction_separation: float  # distance of its two parts / their sd, see `separation`
-    persistence: float  # correlation of consecutive rows
-    persistence_z: float
-    smoothness: float  # median cosine of consecutive steps: -0.5 for independent rows
+    direction: Tensor  # unit vector of the least normal direction that was tested
+    # The rest needs the rows; from sums it is as N(0, I) has it.
+    direction_name: str = "the worst slice"
+    direction_z: float = 0.0
+    direction_excess: float = 0.0  # its excess kurtosis
+    direction_separation: float = 0.0  # distance of its two parts / their sd, see `separation`
+    constant_units: int = 0  # coordinates that hold one value
+    persistence: float = 0.0  # correlation of consecutive rows
+    persistence_z: float = 0.0
+    smoothness: float = -0.5  # median cosine of consecutive steps: -0.5 for independent rows
 
 
-def measure(z: Tensor, *, num_slices: int, seed: int) -> Measured:
-    """The numbers of finite embeddings `(N, D)` in float32 or float64."""
-    (N, D), n, eps = z.shape, len(z) - 1, torch.finfo(z.dtype).eps
-    z = z.double()
-    mean = z.mean(0)
-    x = z - mean
-    x = x.masked_fill(x.abs().amax(0) <= 4 * eps * mean.abs(), 0.0)  # the rounding of the mean is no spread
-    wide = D > N
-    covariance = x @ x.T / n if wide else x.T @ x / n  # their spectra differ by zeros
-    spectrum, vectors = torch.linalg.eigh(covariance)
-    spectrum = spectrum.clamp(min=0)
-    total, squares = float(spectrum.sum()), float(spectrum.square().sum())
-    sd = math.sqrt(total / D)
-    safe = max(total, 1e-150)
-
-    A = gaussian(D, num_slices, seed=seed, device=z.device, dtype=z.dtype)
-    value = float(epps_pulley(z @ A).mean())
-    effective = float(effective_rank(spectrum))
-    rank = rank_behind(effective, N, D)
-    towards = torch.nn.functional.normalize(x, dim=1)
-    towards = towards - towards.mean(0)
-    of_directions = torch.linalg.eigvalsh(towards @ towards.T if wide else towards.T @ towards)
-
-    # a trace of squares without the (tr)^2 / n that a finite N adds, for a Wishart matrix
-    population = n**2 / ((n + 2) * max(n - 1, 1)) * (squares - total**2 / n)
-    population = max(population, total**2 / (D * 10))
-    dof = D * (D + 1) / 2 - 1
-    relative = D * squares / safe**2 - 1  # U, mean (D + 2)(D - 1) / (n D + 2) under N(0, I)
-    null = (D + 2) * (D - 1) / (n * D + 2)
-
-    lengths = z.norm(dim=1)
-    square = float(lengths.square().mean())
-    across = float((x @ mean).square().mean())
-    expected_sd = math.sqrt((2 * population + 4 * across) / (4 * max(square, 1e-300)))
-    rows = _rows(z)
-
-    slices, units = _shape(x @ A), _shape(x)
-    m = min(_PRINCIPAL, D, max(n - 1, 1))
-    leading = x.T @ vectors[:, -m:] if wide else vectors[:, -m:]
-    leading = torch.nn.functional.normalize(leading, dim=0)
-    principal = _shape(x @ leading)
-    score = torch.cat([torch.maximum(s.skewness_z.abs(), s.kurtosis_z.abs()) for s in (units, principal)])
-    looked_at = score.topk(min(_LOOKED_AT, len(score))).indices
-    candidates = torch.cat([torch.eye(D, dtype=z.dtype, device=z.device), leading], 1)[:, looked_at]
-    separations = separation(x @ candidates)
-    significant = score[looked_at] > 0.8 * score.max()
-    best = int(torch.where(significant, separations, 0.0).argmax())
-    if separations[best] < 3.0:
-        best = 0  # nothing falls into two parts: the least normal one
-    index = int(looked_at[best])
-    tested = 2 * len(score)
-
-    steps = torch.nn.functional.normalize(x[1:] - x[:-1], dim=1)
-    persistence = float((x[1:] * x[:-1]).sum()) / max(float(x.square().sum()), 1e-300) + 1 / N
-    return Measured(
-        N=N,
-        D=D,
-        value=value,
-        value_z=value_z(value, num_slices, D, expected_value()),
-        expected=expected_value(),
-        reachable=reachable_value(round(rank, 2), N, D),
-        collapsed=collapsed_value(N),
-        sd=sd,
-        sd_z=chi_square_z(n * total, n * D),
-        offset=float(mean.norm()) / math.sqrt(safe),
-        offset_z=f_z(N * float(mean.square().sum()) / safe, D, n * D),
-        spread=math.sqrt(total / max(square, 1e-300)),
-        effective_rank=effective,
-        expected_effective_rank=expected_effective_rank(N, D),
-        rank=rank,
-        rank_of_directions=rank_behind(float(effective_rank(of_directions)), N, D),
-        constant_directions=_constant_directions(spectrum, N, D, eps),
-        constant_units=int((x == 0).all(0).sum()),
-        unevenness=max(D * population / safe**2 - 1, 0.0) if D > 1 else 0.0,
-        unevenness_z=chi_square_z(relative / null * dof, dof) if D > 1 else 0.0,
-        smallest_sd=float(spectrum[-min(n, D)]) ** 0.5,
-        largest_sd=float(spectrum[-1]) ** 0.5,
-        expected_sds=(abs(1 - math.sqrt(D / n)), 1 + math.sqrt(D / n)),  # Marchenko and Pastur
-        norm=float(lengths.mean()),
-        norm_variation=float(lengths.std()) / max(expected_sd, 1e-300),
-        row_mean=rows.mean,
-        row_mean_z=rows.mean_z,
-        row_offset=rows.offset,
-        row_sd_variation=rows.sd_variation,
-        tails=float(slices.excess.mean()),
-        tails_z=float(slices.kurtosis_z.mean()) / kurtosis_of_slices_sd(num_slices, D),
-        unit_tails=float(units.excess.mean()),
-        unit_tails_z=float(units.kurtosis_z.mean()) * math.sqrt(D),
-        direction=candidates[:, best],
-        direction_name=f"coordinate {index}" if index < D else f"principal direction {D + m - index}",
-        direction_z=math.sqrt(max(float(score[index]) ** 2 - 2 * math.log(tested), 0.0)),
-        direction_excess=float(torch.cat([units.excess, principal.excess])[index]),
-        direction_separation=float(separations[best]),
-        persistence=persistence,
-        persistence_z=persistence * math.sqrt(N * total**2 / max(population, 1e-300)) if total else 0.0,
-        smoothness=float((steps[1:] * steps[:-1]).sum(1).median()) if N > 2 else -0.5,
-    )
-
-
-def separation(x: Tensor) -> Tensor:
-    """How far apart the two parts of a sample are, each holding 5 % of the rows or more: `(N, C) -> (C,)`.
-
-        |mean_1 - mean_2| / sqrt((var_1 + var_2) / 2)
-
-    cut where the variance between them is largest.  A normal sample has 2.65, a mixture of two normal ones
-    about the distance of their means in standard deviations; at most 100.
-    """
-    x = x.sort(dim=0).values
-    N = len(x)
-    left = torch.arange(1, N, device=x.device, dtype=x.dtype)[:, None]
-    s1, s2 = x.cumsum(0)[:-1], x.square().cumsum(0)[:-1]
-    t1, t2 = x.sum(0), x.square().sum(0)
-    a, b = s1 / left, (t1 - s1) / (N - left)
-    between = left * (N - left) * (a - b).square()
-    between[(left.squeeze(1) < max(2, 0.05 * N)) | (left.squeeze(1) > N - max(2, 0.05 * N))] = -1.0
-    cut = between.argmax(0, keepdim=True)
-    within = (s2 / left - a.square()) + ((t2 - s2) / (N - left) - b.square())
-    distance, within = ((a - b).abs().gather(0, cut)[0], within.gather(0, cut)[0].clamp(min=0) / 2)
-    return distance / within.sqrt().clamp(min=0.01 * distance).clamp(min=1e-300)
-
-
-class _Rows(NamedTuple):
-    """Means and standard deviations of the rows, divided by what rows of independent coordinates have."""
-
-    mean: float = 1.0
-    mean_z: float = 0.0
-    offset: float = 1.0
-    sd_variation: float = 1.0
-
-
-def _rows(z: Tensor) -> _Rows:
-    N, D = z.shape
-    means, sds = z.mean(1), z.std(1) if D > 1 else z.new_zeros(N)
-    variance = float(sds.square().mean())
-    if variance == 0.0:  # one column, or rows that hold one value each
-        return _Rows()
-    ratio = float(means.var()) * D / variance
-    return _Rows(
-        mean=math.sqrt(ratio),
-        mean_z=f_z(ratio, N - 1, N * (D - 1)),
-        offset=math.sqrt(float(means.square().mean()) * D / variance),
-        sd_variation=float(sds.std()) * math.sqrt(2 * (D - 1) / variance),
-    )
+def per_row(x: Tensor) -> Tensor:
+    """Length, mean and standard deviation of every row: `(..., N, D) -> (..., N, 3)`."""
+    mean = x.mean(-1)
+    sd = (x - mean.unsqueeze(-1)).norm(dim=-1) / math.sqrt(max(x.shape[-1] - 1, 1))  # std warns at N = 0
+    return torch.stack([x.norm(dim=-1), mean, sd], -1)
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """Third and fourth moments of every column; a constant column is normal here."""
+class Moments:
+    """What rows `(N, D)` of one process and sums over views and processes both have."""
 
-    excess: Tensor
-    skewness_z: Tensor
+    N: float  # rows, or their effective sample size: 2 or more
+    K: int  # random slices
+    value: float  # SIGReg over these slices
+    mean: float  # squared length of the mean
+    across: float  # variance of the rows' inner products with the mean
+    spectrum: Tensor  # of the covariance, in falling order; where D > N, zeros may be missing
+    spectrum_of_directions: Tensor  # of rows scaled to equal length, up to a factor and the order
+    of_rows: Tensor  # mean, mean square and standard deviation over rows of each number of `per_row`: (3, 3)
+    excess: Tensor  # excess kurtosis along the slices, then of the coordinates: (K + D,)
     kurtosis_z: Tensor
+    direction: Tensor  # the least normal one that was tested: a unit vector (D,)
+    persistence: float = 0.0  # correlation of consecutive rows
 
+    def measured(self) -> Measured:
+        """All that follows from these; what needs the rows themselves is as N(0, I) has it."""
+        N, D, n, K = self.N, len(self.direction), self.N - 1, self.K
+        total, squares = float(self.spectrum.sum()), float(self.spectrum.square().sum())
+        safe = max(total, 1e-150)
+        effective = float(effective_rank(self.spectrum))
+        rank = rank_behind(effective, N, D)
 
-def _shape(x: Tensor) -> _Shape:
-    N = len(x)
-    _, (m2, m3, m4) = central_moments(Sample(x), 4)
-    constant = m2 <= 1e-24 * m2.max().clamp(min=1e-280)
-    m2 = m2.masked_fill(constant, 1.0)
-    skewness = (m3 / m2.pow(1.5)).masked_fill(constant, 0.0)
-    kurtosis = (m4 / m2.square()).masked_fill(constant, 3.0)
-    if N < _ENOUGH:
-        return _Shape(kurtosis - 3, torch.zeros_like(m2), torch.zeros_like(m2))
-    # the mean kurtosis of N normal numbers is 3 (N - 1)/(N + 1)
-    return _Shape(kurtosis - 3 * (N - 1) / (N + 1), skewness_z(skewness, N), kurtosis_z(kurtosis, N))
+        # a trace of squares without the (tr)^2 / n that a finite N adds, for a Wishart matrix
+        population = n**2 / ((n + 2) * max(n - 1, 1)) * (squares - total**2 / n)
+        population = max(population, total**2 / (D * 10))
+        dof = D * (D + 1) / 2 - 1
+        relative = D * squares / safe**2 - 1  # U, mean (D + 2)(D - 1) / (n D + 2) under N(0, I)
+        null = (D + 2) * (D - 1) / (n * D + 2)
 
-
-def _constant_directions(spectrum: Tensor, N: int, D: int, eps: float) -> int:
-    """Zeros of the spectrum beyond rounding; 0 where there are too few rows to tell."""
-    if N - 1 < 2 * D:
-        return 0
-    floor = float(spectrum.max()) * max(16 * eps**2, 1e-13)
-    return int((spectrum <= floor).sum())
+        (norm, _, _), (square, mean_square, variance), (norm_sd, mean_sd, sd_sd) = self.of_rows.tolist()
+        even = variance <= 1e-28 * mean_square  # one column, or rows that hold one value each, to rounding
+        square, variance = max(square, 1e-300), max(variance, 1e-300)
+        ratio = mean_sd**2 * D / variance
+        expected_sd = math.sqrt((2 * population + 4 * self.across) / (4 * square))
+        constant = self.spectrum <= _ROUNDING * self.spectrum[0]
+        return Measured(
+            N=round(N),
+            D=D,
+            value=self.value,
+            value_z=value_z(self.value, K, D, expected_value()),
+            expected=expected_value(),
+            reachable=reachable_value(round(rank, 2), round(N), D),
+            collapsed=collapsed_value(N),
+            sd=math.sqrt(total / D),
+            sd_z=chi_square_z(n * total, n * D),
+            offset=math.sqrt(self.mean / safe),
+            offset_z=f_z(N * self.mean / safe, D, n * D),
+            spread=math.sqrt(total / square),
+            effective_rank=effective,
+            expected_effective_rank=expected_effective_rank(N, D),
+            rank=rank,
+            rank_of_directions=rank_behind(float(effective_rank(self.spectrum_of_directions)), N, D),
+            constant_directions=int(constant.sum()) if n >= 2 * D else 0,
+            unevenness=max(D * population / safe**2 - 1, 0.0) if D > 1 else 0.0,
+            unevenness_z=chi_square_z(relative / null * dof, dof) if D > 1 else 0.0,
+            smallest_sd=float(self.spectrum[min(round(n), D) - 1]) ** 0.5,
+            largest_sd=float(self.spectrum[0]) ** 0.5,
+            expected_sds=(abs(1 - math.sqrt(D / n)), 1 + math.sqrt(D / n)),  # Marchenko and Pastur
+            norm=norm,
+            norm_variation=norm_sd / max(expected_sd, 1e-300),
+            row_mean=1.0 if even else math.sqrt(ratio),
+            row_mean_z=0.0 if even else f_z(ratio, n, N * (D - 1)),
+            row_offset=1.0 if even else math.sqrt(mean_square * D / variance),
+            row_sd_variation=1.0 if even else sd_sd * math.sqrt(2 * (D - 1) / variance),
+            tails=float(self.excess[:K].mean()),
+            tails_z=float(self.kurtosis_z[:K].mean()) / kurtosis_of_slices_sd(K, D),
+            unit_tails=float(self.excess[K:].mean()),
+            unit_tails_z=float(self.kurtosis_z[K:].mean()) * math.sqrt(D),
+            direction=self.direction,
+            persistence=self.persistence,
+            persistence_z=self.persistence * math.sqrt(N * total**2 / max(population, 1e-300)),
+        )

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from sigreg.diagnostics.reachable import reference_points
 
+ENOUGH = 20  # rows below which the transformed skewness and kurtosis are not normal, and said to be 0
+
 
 def chi_square_z(x: float, dof: float) -> float:
     """A chi-squared variable as a standard normal one (Wilson and Hilferty, PNAS 17, 1931)."""
@@ -29,20 +31,29 @@ def f_z(x: float, dof1: float, dof2: float) -> float:
 
 def skewness_z(skewness: Tensor, N: int) -> Tensor:
     """Sample skewness m3 / m2^1.5 of N normal numbers as a standard normal one (D'Agostino, 1970)."""
+    if N < ENOUGH:
+        return torch.zeros_like(skewness)
     y = skewness * math.sqrt((N + 1) * (N + 3) / (6 * (N - 2)))
     beta = 3 * (N**2 + 27 * N - 70) * (N + 1) * (N + 3) / ((N - 2) * (N + 5) * (N + 7) * (N + 9))
     w2 = math.sqrt(2 * (beta - 1)) - 1
     return torch.asinh(y / math.sqrt(2 / (w2 - 1))) / math.sqrt(math.log(w2) / 2)
 
 
-def kurtosis_z(kurtosis: Tensor, N: int) -> Tensor:
-    """Sample kurtosis m4 / m2^2 of N >= 20 normal numbers as a normal one (Anscombe and Glynn)."""
-    mean = 3 * (N - 1) / (N + 1)
+def excess_kurtosis(kurtosis: Tensor, N: float) -> Tensor:
+    """Sample kurtosis m4 / m2^2 without its mean for N normal numbers."""
+    return kurtosis - 3 * (N - 1) / (N + 1)
+
+
+def kurtosis_z(kurtosis: Tensor, N: float) -> Tensor:
+    """Sample kurtosis m4 / m2^2 of N normal numbers as a standard normal one (Anscombe and Glynn)."""
+    if N < ENOUGH:
+        return torch.zeros_like(kurtosis)
+    N = round(N)
     variance = 24 * N * (N - 2) * (N - 3) / ((N + 1) ** 2 * (N + 3) * (N + 5))
     root_beta = 6 * (N**2 - 5 * N + 2) / ((N + 7) * (N + 9))
     root_beta *= math.sqrt(6 * (N + 3) * (N + 5) / (N * (N - 2) * (N - 3)))
     A = 6 + 8 / root_beta * (2 / root_beta + math.sqrt(1 + 4 / root_beta**2))
-    x = (kurtosis - mean) / math.sqrt(variance)
+    x = excess_kurtosis(kurtosis, N) / math.sqrt(variance)
     ratio = (1 - 2 / A) / (1 + x * math.sqrt(2 / (A - 4)))
     root = ratio.abs().pow(1 / 3).copysign(ratio)
     return (1 - 2 / (9 * A) - root) / math.sqrt(2 / (9 * A))
