@@ -25,6 +25,7 @@ extensions = [
     "sphinx_copybutton",
     "plain_docstrings",
     "repository_files",
+    "full_size_images",
 ]
 exclude_patterns = ["_build", "demo"]
 suppress_warnings = [
