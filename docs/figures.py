@@ -55,7 +55,9 @@ def slice_() -> Figure:
     z, angle = clusters(300), math.radians(40)
     a = torch.tensor([math.cos(angle), math.sin(angle)])
     x = z @ a
-    figure, (plane, line) = plt.subplots(2, 1, figsize=(WIDTH, 8.2), layout="constrained", height_ratios=(3, 2))
+    figure, (plane, line) = plt.subplots(
+        2, 1, figsize=(WIDTH, 8.2), layout="constrained", height_ratios=(3, 2)
+    )
     plane.scatter(*z.T, s=8, color=BLUE)
     for point, along in zip(z[::11], x[::11], strict=True):
         foot = along * a
@@ -89,7 +91,7 @@ def characteristic() -> Figure:
         value = float(epps_pulley(sample[:, None]))
         axis.set_title(f"{name}: Epps-Pulley {value:.1f}")
     axes[1].set_xlabel("$t$")
-    axes[1].legend(loc="upper right")
+    axes[1].legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
     return figure
 
 
@@ -106,7 +108,7 @@ def field() -> Figure:
             axis = axes.flat[stops.index(step)]
             value = float(sigreg(z, gaussian(2, 1024)))
             _arrows(axis, z, probes)
-            axis.set_title(f"step {step}: {value:.1f}")
+            axis.set_title(f"step {step}: SIGReg {value:.1f}")
         z = z - 0.02 * torch.func.grad(sigreg)(z, A[step % len(A)])
     return figure
 

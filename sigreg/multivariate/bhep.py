@@ -65,13 +65,15 @@ def bhep(z: Tensor, beta: float = 1.0, *, weights: Tensor | None = None) -> Tens
 def henze_zirkler(z: Tensor, *, weights: Tensor | None = None) -> Tensor:
     r"""Henze and Zirkler's statistic: BHEP of the whitened sample, with beta chosen for its N and D.
 
-        HZ = BHEP_beta(y),   y_j = S^{-1/2} (z_j - mean),   beta = ((2 D + 1) N / 4)^{1/(D+4)} / sqrt(2)
+        HZ = BHEP_beta(y),   y_j = S^{-1/2} (z_j - mean)
+        beta = ((2 D + 1) N / 4)^{1/(D+4)} / sqrt(2)
 
     Standardisation: by the sample's own (weighted) mean and covariance S, divided by N, so HZ asks for
     normality of any location and covariance.  It is a test of embeddings and not a regularizer.
 
     Args:
         z: embeddings, `(..., N, D)`, any floating dtype; computed in float64.
+        weights: bool or non-negative floats that broadcast to `(..., N)`, as in `sigreg.functional.sigreg`.
 
     Returns:
         `(...)`, times N.  By its authors' convention 4 N where S is singular, which N <= D always is.
