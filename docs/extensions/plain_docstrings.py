@@ -100,7 +100,7 @@ def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
 
 
 def restore(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """The hook after napoleon's, which takes the part of an attribute's sentence before a colon for its type."""
+    """The hook after napoleon's, which takes what an attribute's sentence has before a colon for a type."""
     if name in _of_attributes:
         lines[:] = _of_attributes.pop(name)
 
