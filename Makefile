@@ -49,10 +49,10 @@ transformers: .venv-hosts/installed
 		stable-worldmodel stable-pretraining imageio transformers accelerate
 	touch $@
 
-# The site, in docs/_build; warnings are errors.  Its tutorial trains a small network.
+# The site, in docs/_build/html; warnings are errors.  Its tutorial trains a small network.
 docs: .venv/docs-installed
-	$(TEST_ENV) $(BIN)/python -m sphinx -nW --keep-going docs docs/_build
-	@echo "open docs/_build/index.html"
+	$(TEST_ENV) $(BIN)/python -m sphinx -nW --keep-going docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 .venv/docs-installed: .venv/installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'

@@ -73,15 +73,15 @@ def table(frame: pd.DataFrame) -> str:
 
 def figure(frame: pd.DataFrame) -> Figure:
     """Both panels: the value, and the direction of the gradient."""
-    fig, (left, right) = picture.panels(
-        1,
+    fig, (upper, lower) = picture.panels(
         2,
-        title="The mean over microbatches is another objective than the batch",
+        1,
+        title="SIGReg averaged over microbatches",
         note=f"z = {SPREAD} N(0, I), N = {N}, D = {D}, 1024 slices; mean ± sd over {frame.draw.nunique()} "
         "draws. The gradient is that in z.",
     )
     names = {False: ("SIGReg", picture.BLUE), True: ("unbiased", picture.ORANGE)}
-    for ax, column in ((left, "value"), (right, "cosine")):
+    for ax, column in ((upper, "value"), (lower, "cosine")):
         ends = []
         for unbiased, rows in frame.groupby("unbiased"):
             name, colour = names[bool(unbiased)]
@@ -90,10 +90,8 @@ def figure(frame: pd.DataFrame) -> Figure:
         picture.log_ticks(ax, MICROBATCHES, base=2)
         ax.set_ylim(bottom=0)
         picture.name_ends(ax, ends)
-    picture.label(left, "The distance from Gaussian is divided by m", "microbatches m", "mean of SIGReg")
-    picture.label(
-        right, "The gradient turns, and no weight turns it back", "microbatches m", "cosine to the batch's"
-    )
+    picture.label(upper, "The distance from a Gaussian is divided by m", "microbatches m", "mean of SIGReg")
+    picture.label(lower, "The gradient has another direction", "microbatches m", "cosine to the batch's")
     return fig
 
 

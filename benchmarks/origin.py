@@ -126,7 +126,7 @@ def stale(name: str, rows: pd.DataFrame) -> str:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         count, commits = sum(n for n, _, _ in parts), ", ".join(commit for _, commit, _ in parts)
         said = f"**Stale:** {count} of {len(rows)} rows of {name} are from before a change of "
-        said += f"{', '.join(names[:3])}{more} (commits {commits})."
+        said += f"{', '.join(f'`{file}`' for file in names[:3])}{more} (commits {commits})."
     if unknown:
         said += f" {unknown} rows of {name} are of commits that this checkout does not have."
     return said.strip()

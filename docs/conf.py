@@ -1,4 +1,4 @@
-"""Sphinx's settings.  `make docs` builds the site into docs/_build."""
+"""Sphinx's settings.  `make docs` builds the site into docs/_build/html."""
 
 import importlib.util
 import os
@@ -25,6 +25,8 @@ extensions = [
     "sphinx_copybutton",
     "plain_docstrings",
     "repository_files",
+    "full_size_images",
+    "readable_tables",
 ]
 exclude_patterns = ["_build", "demo"]
 suppress_warnings = [
@@ -46,8 +48,8 @@ copybutton_prompt_is_regexp = True
 HOSTS = ("lightly", "lightning", "omegaconf", "pytorch_lightning", "solo", "timm", "transformers", "triton")
 autodoc_mock_imports = [name for name in HOSTS if importlib.util.find_spec(name) is None]
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
+napoleon_use_ivar = True  # a list, where the fields have no entries of their own
 napoleon_custom_sections = ["Shapes"]
 maximum_signature_line_length = 88
 autodoc_inherit_docstrings = False  # what nn.Module says of `forward` is not what these do
@@ -63,6 +65,7 @@ html_theme = "furo"
 pygments_style, pygments_dark_style = "default", "monokai"  # these colour diffs red and green
 highlight_language = "none"  # formulas in docstrings; Markdown names its languages
 html_title = "sigreg"
-html_static_path: list[str] = []
+html_static_path, html_css_files = ["static"], ["tables.css"]
 html_show_sphinx = False
+html_copy_source = False  # some pages show a file of the repository, so that their own text says nothing
 viewcode_line_numbers = True

@@ -27,9 +27,10 @@ from sigreg.functional import sigreg
 from sigreg.univariate import epps_pulley
 
 FOLDER = Path(__file__).parent / "figures"
+WIDTH = 5.6  # inches: panels below one another, whose text is large enough on a phone
 BLUE, RED, INK, GREY = "#3366aa", "#cc4433", "#30343c", "#b8bcc4"
 STYLE = {
-    "font.size": 10,
+    "font.size": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
@@ -54,14 +55,16 @@ def slice_() -> Figure:
     z, angle = clusters(300), math.radians(40)
     a = torch.tensor([math.cos(angle), math.sin(angle)])
     x = z @ a
-    figure, (plane, line) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    figure, (plane, line) = plt.subplots(
+        2, 1, figsize=(WIDTH, 8.2), layout="constrained", height_ratios=(3, 2)
+    )
     plane.scatter(*z.T, s=8, color=BLUE)
     for point, along in zip(z[::11], x[::11], strict=True):
         foot = along * a
         plane.plot([point[0], foot[0]], [point[1], foot[1]], color=GREY, linewidth=0.7, zorder=0)
     plane.plot(*(torch.tensor([[-3.6], [3.6]]) * a).T, color=RED)
-    plane.annotate("direction $a$", -3.6 * a + torch.tensor([0.15, 0.0]), color=RED)
-    plane.set(title="Embeddings $z$ and one direction", aspect="equal", xlim=(-3.4, 3.4), ylim=(-3.2, 3.2))
+    plane.annotate("direction $a$", -3.1 * a + torch.tensor([0.25, -0.3]), color=RED)
+    plane.set(title="Embeddings $z$ and one direction", aspect="equal", xlim=(-3.4, 3.4), ylim=(-2.9, 2.9))
     line.hist(x, 40, range=(-4, 4), density=True, color=RED, alpha=0.5, label="slice $x = z \\cdot a$")
     grid = torch.linspace(-4, 4, 200)
     line.plot(grid, torch.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi), color=INK, label="N(0, 1)")
@@ -76,7 +79,7 @@ def characteristic() -> Figure:
     healthy = torch.randn(300, generator=torch.Generator().manual_seed(1))
     t = torch.linspace(0, 4, 200)
     phi = torch.exp(-(t**2) / 2)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 7), layout="constrained", sharex=True, sharey=True)
     for axis, sample, name in ((axes[0], x, "The slice above"), (axes[1], healthy, "300 samples of N(0, 1)")):
         ecf = torch.exp(1j * t[:, None] * sample).mean(1)
         distance = (ecf - phi).abs()
@@ -86,8 +89,9 @@ def characteristic() -> Figure:
         axis.fill_between(t, distance**2 * phi, color=BLUE, alpha=0.5, label="squared distance, weighted")
         axis.axvline(3, color=GREY, linewidth=1)
         value = float(epps_pulley(sample[:, None]))
-        axis.set(title=f"{name}: Epps-Pulley {value:.1f}", xlabel="$t$")
-    axes[1].legend(loc="upper right")
+        axis.set_title(f"{name}: Epps-Pulley {value:.1f}")
+    axes[1].set_xlabel("$t$")
+    axes[1].legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
     return figure
 
 
@@ -97,7 +101,7 @@ def field() -> Figure:
     A = torch.stack([gaussian(2, 64, step=s) for s in range(8)])
     side = torch.linspace(-3.6, 3.6, 17)
     probes = torch.cartesian_prod(side, side)
-    figure, axes = plt.subplots(2, 2, figsize=(8, 8), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(WIDTH, WIDTH + 0.3), layout="constrained")
     stops = (0, 50, 150, 1000)
     for step in range(max(stops) + 1):
         if step in stops:
@@ -118,7 +122,7 @@ def _arrows(axis: Axes, z: Tensor, probes: Tensor) -> None:
     for radius in (1, 2):
         axis.add_patch(plt.Circle((0, 0), radius, fill=False, color=GREY, linestyle="--"))
     axis.quiver(*probes.T, *pull.T, color=RED, alpha=0.6, angles="xy", scale=10, width=0.004)
-    axis.scatter(*z.T, s=7, color=BLUE)
+    axis.scatter(*z.T, s=5, color=BLUE)
     axis.set(aspect="equal", xlim=(-3.9, 3.9), ylim=(-3.9, 3.9), xticks=[], yticks=[])
 
 
@@ -144,17 +148,17 @@ def trained(lambda_param: float, steps: int, N: int = 256) -> tuple[list[float],
 def loss_curves(steps: int = 400) -> Figure:
     """SIGReg of a small network on digits: trained with it, without it, and with far too little of it."""
     N = 256
-    figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
     for lambda_param, color in ((0.05, BLUE), (0.001, INK), (0.0, RED)):
         values, _ = trained(lambda_param, steps, N)
-        axis.plot(values, color=color, label=f"lambda_param = {lambda_param}", linewidth=1.2)
+        axis.plot(values, color=color, label=f"{lambda_param:g}", linewidth=1.2)
     axis.axhline(1.05, color=GREY, linestyle="--")
     axis.axhline(0.40205 * N, color=GREY, linestyle="--")
     axis.annotate("N(0, I): 1.05", (steps, 1.05), va="bottom", ha="right")
     axis.annotate(f"all at 0: 0.40205 N = {0.40205 * N:.1f}", (steps, 0.38 * N), va="top", ha="right")
-    axis.set(yscale="log", xlabel="step", ylabel="SIGReg", ylim=(0.7, 400))
+    axis.set(yscale="log", xlabel="step", ylabel="SIGReg", ylim=(0.7, 900))
     axis.set_title(f"N = {N}, D = 32, 8 x 8 digits")
-    axis.legend(loc="upper center", ncols=3)
+    axis.legend(loc="upper right", ncols=3, title="lambda_param")
     return figure
 
 

@@ -8,9 +8,9 @@ around `exact_sigreg` is 1.4 to 3.0 times lower than with independent ones on
 Gaussian embeddings and 4 to 11 times lower on anisotropic ones (D = 16...256, K up
 to 4096, three seeds).  On a CPU its draw costs up to 3.6 times as much at D <= 64
 and 3.3 to 4.2 times at D = 256, more for K < D, since a whole basis is drawn.  `sobol`
-needs many more slices than dimensions: on anisotropic embeddings it draws level
-around K = 16 D and leads beyond, by a factor 3 at D = 16, K = 4096.  Below K = D
-neither gains much.  (`python -m benchmarks directions`)
+needs many more slices than dimensions: on anisotropic embeddings its variance is
+that of `orthogonal` around K = 16 D and lower beyond, by a factor of 3 at D = 16,
+K = 4096.  Below K = D neither gains much.  (`python -m benchmarks directions`)
 """
 
 from __future__ import annotations

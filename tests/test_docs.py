@@ -18,7 +18,8 @@ PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") 
 
 def blocks(page: str, language: str) -> list[str]:
     text = (DOCS / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    settings = r"(?:---\n.*?^---\n)?"  # of a notebook's cell
+    return re.findall(rf"^```{language}\n{settings}(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 ELSEWHERE = ["accumulation.md"]  # test_microbatches.py runs its code

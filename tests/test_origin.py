@@ -81,7 +81,7 @@ def test_stale_rows_are_counted_by_commit(monkeypatch):
     monkeypatch.setattr(origin, "changed", lambda commit, code: found[commit])
     said = origin.stale("hosts", pd.DataFrame({"commit": ["aaa", "bbb", "bbb", "ccc"]}))
     assert said.startswith(
-        "**Stale:** 2 of 4 rows of hosts are from before a change of hosts.py (commits bbb)."
+        "**Stale:** 2 of 4 rows of hosts are from before a change of `hosts.py` (commits bbb)."
     )
     assert said.endswith("1 rows of hosts are of commits that this checkout does not have.")
     assert origin.stale("hosts", pd.DataFrame({"commit": ["aaa"]})) == ""

@@ -4,7 +4,7 @@
     + from sigreg_adapters.eb_jepa import BCS
 
 The host's class reduces over the ranks in place, without autograd: its gradient is 1/world_size of what it
-should be.  Its step is in no checkpoint, either.
+should be.  Its step is not saved in checkpoints.
 
 Tried with eb_jepa 0.1.1 (git 966e61e).
 """

@@ -1,4 +1,4 @@
-"""SIGReg for lightly: `LeJEPALoss` and `SIGReg` with lightly's signatures, and the transform it lacks.
+"""SIGReg for lightly: `LeJEPALoss` and `SIGReg` with lightly's signatures, and LeJEPA's transform.
 
 Change the import and nothing else:
 
@@ -103,7 +103,7 @@ class SIGReg(sigreg.SIGReg):
 
 
 class LeJEPALoss(sigreg.LeJEPALoss):
-    """`sigreg.LeJEPALoss` under lightly's names, for lightly's `batch[0]` as it comes.
+    """`sigreg.LeJEPALoss` under lightly's names, for the projections of lightly's views.
 
     Args:
         lambda_param: the weight of SIGReg, in [0, 1].
@@ -197,9 +197,10 @@ def _views(
 
 
 class LeJEPAProjectionHead(nn.Module):
-    """LeJEPA's projector, layer for layer lightly's class of this name, which 1.5.23 does not have.
+    """LeJEPA's projector, with the layers of lightly's class of this name, which 1.5.23 does not have.
 
-    Linear layers with BatchNorm and ReLU between; the last is bare, so that its output can be Gaussian.
+    Linear layers with BatchNorm and ReLU between them.  Nothing follows the last one, so that its output can
+    be Gaussian.
 
     Args:
         input_dim: width of the backbone's features.

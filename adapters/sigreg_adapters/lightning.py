@@ -1,4 +1,4 @@
-"""SIGReg for Lightning: watch what the criterion is given, and raise the alarm when it collapses.
+"""SIGReg for Lightning: report on the embeddings that the criterion is given, and warn when they collapse.
 
 Tried with lightning 2.6.6 and pytorch-lightning 2.6.6, either of which may run it.
 """
@@ -24,11 +24,11 @@ except ImportError:
 
 
 class GaussianityMonitor(Callback):
-    """Logs how Gaussian the embeddings are that SIGReg is given, and raises the alarm when they collapse.
+    """Logs how Gaussian the embeddings are that SIGReg is given, and warns when they collapse.
 
     Every `every_n_steps` training steps it takes what `SIGReg.forward` received in that step: all views, all
     calls, with their weights, on all ranks.  The ranks exchange sums, so that the report is that of the whole
-    batch.  It is averaged over views, as the loss is, and made along slices of its own.
+    batch.  It is averaged over views, as the loss is, and uses other directions than the loss.
 
     Every logger receives `gaussianity/epps_pulley` (1.05 at a Gaussian), `gaussianity/reachable` (the lowest
     value that the measured rank allows), `gaussianity/worst_slice`, `gaussianity/effective_rank`,
@@ -39,11 +39,11 @@ class GaussianityMonitor(Callback):
         module: dotted name of a SIGReg or of a module that holds one, such as "criterion"; needed only if
             there are several.  Of a module without SIGReg, such as the projector of another method, the
             output is watched (of a tuple the last tensor), each row a sample.
-        every_n_steps: optimizer steps between two looks.
-        collapse: alarm when all rows are equal or next to it, or when the effective rank falls below this
-            share of what N(0, I) has with as many rows.
-        patience: looks in a row that must show a collapse before the alarm; a network may begin with one.
-        stop_on_collapse: end the training at the alarm, on all ranks.
+        every_n_steps: optimizer steps between two reports.
+        collapse: embeddings count as collapsed when all rows are equal or nearly so, or when the effective
+            rank is below this share of what N(0, I) has with as many rows.
+        patience: reports in a row that must show a collapse before the warning; a network may begin with one.
+        stop_on_collapse: end the training with the warning, on all ranks.
         figure_every_n_steps: steps between two figures; 0 draws none.
         num_slices: random directions, tested besides the coordinates.
 

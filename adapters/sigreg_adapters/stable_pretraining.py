@@ -24,7 +24,7 @@ class SlicedEppsPulley(sigreg.SIGReg):
 
     The host's LeJEPA pools its views into that sample, which multiplies the value by their number V:
     `sigreg.conventions.convert_lambda(..., "stable-pretraining", "sigreg", V=V)` converts the weight.
-    The directions are other ones than the host's, and do not move on in eval mode.
+    The directions differ from the host's, and stay the same in eval mode.
 
     Args:
         num_slices: random slices per call.

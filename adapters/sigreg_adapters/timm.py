@@ -112,7 +112,6 @@ class Encoder(nn.Module):
             >>> tuple(maps.shape), bool(torch.allclose(maps.sum((2, 3)), torch.ones(2, 2)))
             ((2, 2, 10, 10), True)
 
-        Source:
-            The maps of a class token are those of Caron et al. 2021, arXiv 2104.14294, Figure 1.
+        Source: the maps of a class token are those of Caron et al. 2021, arXiv 2104.14294, Figure 1.
         """
         return pooled_attention(self.backbone, images)

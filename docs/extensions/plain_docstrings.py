@@ -93,10 +93,22 @@ def _table(block: list[str]) -> list[str]:
 
 
 def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """autodoc's hook; it changes `lines` in place."""
+    """autodoc's hook before napoleon's; it changes `lines` in place."""
     lines[:] = translated(lines)
+    if what == "attribute":
+        _of_attributes[name] = list(lines)
+
+
+def restore(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """The hook after napoleon's, which takes what an attribute's sentence has before a colon for a type."""
+    if name in _of_attributes:
+        lines[:] = _of_attributes.pop(name)
+
+
+_of_attributes: dict[str, list[str]] = {}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", process, priority=400)  # napoleon's is 500
+    app.connect("autodoc-process-docstring", restore, priority=600)
     return {"parallel_read_safe": True}

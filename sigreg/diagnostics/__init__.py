@@ -1,6 +1,6 @@
-"""Is it Gaussian yet, and what is wrong with it?
+"""How far embeddings are from a Gaussian sample, and what is wrong with them.
 
-`gaussianity` sets every number of a sample against those of samples of N(0, I); `diagnose` names known
+`gaussianity` compares every number of a sample with those of samples of N(0, I); `diagnose` names known
 defects in words; `reachable_value` says what SIGReg can reach at a given rank.
 """
 

@@ -25,7 +25,14 @@ _NULL_SEED = 0x5EED  # far from the seeds of anyone's slices
 
 
 class Measure(NamedTuple):
-    """One number of the report, and where it falls among those of N(0, I)."""
+    """One number of the report, and where it falls among those of samples of N(0, I).
+
+    Attributes:
+        value: the number, larger when less Gaussian.
+        null_mean: its mean over samples of N(0, I).
+        z_score: how many of their standard deviations it lies above that mean.
+        p_value: the share of these samples, this one included, whose number is at least as large.
+    """
 
     value: float
     null_mean: float
@@ -34,7 +41,7 @@ class Measure(NamedTuple):
 
 
 class Gaussianity(NamedTuple):
-    """What `gaussianity` found; `print` it."""
+    """What `gaussianity` found about N rows of D columns; `print` it."""
 
     gaussian: bool
     """True when the most suspicious measure is one that N(0, I) shows in 1 of 20 samples or more."""

@@ -66,8 +66,8 @@ def reachable_value(rank: float, N: float, D: int, grid: str = "reference") -> f
         grid: of `epps_pulley`.
 
     Returns:
-        The minimum over the scale of the Gaussian.  At full rank it is `expected_value()` but for the
-            pull of a finite N towards a smaller scale, at most 2 % at N = 32.
+        The minimum over the scale of the Gaussian.  At full rank it is below `expected_value()`, by at most
+        2 % at N = 32, because for a finite N the minimum is at a smaller scale.
 
     Raises:
         ValueError: a rank outside 1...D, or N < 1.

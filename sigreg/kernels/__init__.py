@@ -34,7 +34,7 @@ def chosen(backend: str) -> str:
     """The backend that runs: the one that was named, or what `"auto"` stands for here.
 
     `"inductor"` compiles for a minute or two at the first call, and `"triton"` has run under Triton's
-    interpreter only, so both wait to be named.
+    interpreter only, so both are used only if they are named.
     """
     if torch.compiler.is_compiling() and backend in ("auto", "eager"):
         return "inductor"  # a compiler cannot fuse across tiles and preallocated buffers

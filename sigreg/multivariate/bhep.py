@@ -27,7 +27,7 @@ def _bhep(s: Rows, beta: float) -> Tensor:
 def bhep(z: Tensor, beta: float = 1.0, *, weights: Tensor | None = None) -> Tensor:
     r"""The BHEP statistic against N(0, I), nothing estimated.
 
-        T = N \int |phi_hat(t) - exp(-|t|^2/2)|^2 n(t) dt,   n the density of N(0, beta^2 I)
+        T = N ∫ |phi_hat(t) - exp(-|t|^2/2)|^2 n(t) dt,   n the density of N(0, beta^2 I)
           = N [ mean_jk e^{-beta^2 |z_j - z_k|^2 / 2}
                 - 2 (1 + beta^2)^{-D/2} mean_j e^{-beta^2 |z_j|^2 / (2 (1 + beta^2))}
                 + (1 + 2 beta^2)^{-D/2} ]
@@ -40,7 +40,7 @@ def bhep(z: Tensor, beta: float = 1.0, *, weights: Tensor | None = None) -> Tens
 
     Args:
         z: embeddings, `(..., N, D)`, any floating dtype; computed in float64.
-        beta: width of the weight function in t, > 0; small looks at moments, large at detail.
+        beta: width of the weight function in t, > 0; a small one compares low moments, a large one detail.
         weights: bool or non-negative floats that broadcast to `(..., N)`, as in `sigreg.functional.sigreg`.
 
     Returns:
@@ -65,13 +65,15 @@ def bhep(z: Tensor, beta: float = 1.0, *, weights: Tensor | None = None) -> Tens
 def henze_zirkler(z: Tensor, *, weights: Tensor | None = None) -> Tensor:
     r"""Henze and Zirkler's statistic: BHEP of the whitened sample, with beta chosen for its N and D.
 
-        HZ = BHEP_beta(y),   y_j = S^{-1/2} (z_j - mean),   beta = ((2 D + 1) N / 4)^{1/(D+4)} / sqrt(2)
+        HZ = BHEP_beta(y),   y_j = S^{-1/2} (z_j - mean)
+        beta = ((2 D + 1) N / 4)^{1/(D+4)} / sqrt(2)
 
     Standardisation: by the sample's own (weighted) mean and covariance S, divided by N, so HZ asks for
-    normality of any location and shape: an instrument for judging, not a regularizer.
+    normality of any location and covariance.  It is a test of embeddings and not a regularizer.
 
     Args:
         z: embeddings, `(..., N, D)`, any floating dtype; computed in float64.
+        weights: bool or non-negative floats that broadcast to `(..., N)`, as in `sigreg.functional.sigreg`.
 
     Returns:
         `(...)`, times N.  By its authors' convention 4 N where S is singular, which N <= D always is.

@@ -23,7 +23,10 @@ from sigreg.selection.table import write_csv as write_csv
 
 
 class Run(NamedTuple):
-    """A run of the table, or the mean of the runs that agree in `by`."""
+    """A run of the table, or the mean of the runs that agree in `by`.
+
+    `loss` is its training loss, and `settings` has the other columns.
+    """
 
     score: float
     """loss / lambda^alpha: smaller is better.  Infinite without a finite loss."""
@@ -34,7 +37,7 @@ class Run(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """What `rank_runs` found, best first; `print` it."""
+    """What `rank_runs` found: `runs` is a list of `Run`, best first.  `print` shows it as a table."""
 
     runs: list[Run]
     compared: list[str]

@@ -47,7 +47,8 @@ def epps_pulley(
 ) -> Tensor:
     r"""Epps-Pulley's statistic against N(0,1), with the Gaussian weight function.
 
-        EP(x) = N \int |phi_hat(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt,   phi_hat(t) = mean_n exp(i t x_n)
+        EP(x) = N ∫ |phi_hat(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt
+        phi_hat(t) = mean_n exp(i t x_n)
 
     by the trapezoid rule on `num_points` points of [0, t_max], doubled, since the integrand is even.
     With weights, phi_hat(t) = sum_n w_n exp(i t x_n) / sum_n w_n and N = (sum w)^2 / sum w^2.

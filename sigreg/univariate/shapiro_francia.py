@@ -39,7 +39,7 @@ def shapiro_francia(
         weights: bool or non-negative floats that broadcast to `(..., N)`; rows of weight 0 do not count.
         group: the processes that share the sample: None (this one alone), "auto" or a process group,
             which gathers the sample.
-        scale: see location and scale.
+        scale: whether location and scale count, as in the second formula.
 
     Returns:
         `(..., K)`, smaller is more normal (W' itself is larger); a constant sample has W' = 0 and

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="import-not-found,import-untyped"
 """SIGReg for solo-learn: `method: lejepa`, and `+sigreg` on its other methods, in an unmodified clone.
 
-    python main_pretrain.py --config-path ... --config-name ...   # unchanged: a Hydra plugin registers
-    python -m sigreg_adapters.solo_learn main_knn.py --dataset ...  # its argparse scripts
+    python main_pretrain.py --config-path ... --config-name ...     # a Hydra plugin registers them
+    python -m sigreg_adapters.solo_learn main_knn.py --dataset ...  # scripts without Hydra
 
 `import sigreg_adapters.solo_learn` loads neither torch nor solo-learn; `register()` and `LeJEPA` do.
 Tried with solo-learn at 9187ea39, on lightning 2.6.6 and on its own pins (lightning 2.1.2).

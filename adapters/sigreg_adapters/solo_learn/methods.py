@@ -56,7 +56,7 @@ class LeJEPA(Monitored):
 
         proj_hidden_dim, proj_output_dim   the projector: two hidden layers with BatchNorm
         lambda_param                       the weight of SIGReg, in [0, 1]
-        num_slices, statistic, directions, seed, unbiased      as in `sigreg.SIGReg`
+        num_slices, statistic, directions, seed, unbiased      as in sigreg.SIGReg
         statistic_kwargs                                       settings of the statistic
 
     Logs `train_prediction`, `train_sigreg` and `train_lejepa_loss`.
