@@ -144,7 +144,7 @@ def markdown(frame: pd.DataFrame) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.4g}"
-    return str(value)
+    return str(value).replace("|", r"\|")  # a bar would end the cell
 
 
 def spread(values: pd.Series, percent: bool = True) -> str:

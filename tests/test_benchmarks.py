@@ -6,9 +6,10 @@ import os
 import stat
 import subprocess
 
+import pandas as pd
 import pytest
 
-from benchmarks import engine, provenance
+from benchmarks import engine, provenance, report
 from benchmarks.__main__ import main
 from benchmarks.questions import theory
 from benchmarks.rows import Table
@@ -72,9 +73,9 @@ def test_the_report_is_reproducible_and_has_every_question(smoke, elsewhere):
         main(["report", f"results={smoke}", f"out={out}"])
         contents.append({path.name: path.read_bytes() for path in out.rglob("*.*") if path.is_file()})
     assert contents[0] == contents[1]
-    report = contents[0]["RESULTS.md"].decode()
+    written = contents[0]["RESULTS.md"].decode()
     for path in smoke.glob("*.csv"):
-        assert f"## {path.stem} (scale=smoke)" in report
+        assert f"## {path.stem} (scale=smoke)" in written
         assert f"{path.stem}-smoke.png" in contents[0]
 
 
@@ -270,3 +271,8 @@ def test_runs_in_other_processes_leave_the_same_rows(launcher, tmp_path):
         for place in ("here", "there")
     )
     assert here == there
+
+
+def test_a_bar_in_a_cell_does_not_end_the_cell():
+    table = report.markdown(pd.DataFrame({"what": ["|x| <= 1"]}, index=pd.Index(["a"], name="name")))
+    assert table.splitlines()[-1] == r"| a | \|x\| <= 1 |"

@@ -35,7 +35,8 @@ def check(
         name: `module:Class` or `module:function` of embeddings `(N, D)`, `(V, N, D)`, a list of views, or
             two views; what it returns is a scalar, or holds one as `loss`.
         settings: keyword arguments of the class or function.
-        run: `run(2, function, *args)` calls a function on two ranks; None leaves that check out.
+        run: `run(2, function, *args)` calls a function on two ranks, by default as two processes on this
+            machine; None leaves that check out.
 
     Raises:
         NotCallable: the copy takes embeddings in no way that is known here.
