@@ -144,13 +144,14 @@ class Trap:
         return (exec, ("import builtins; builtins.trapped = True",))
 
 
-@pytest.mark.parametrize("name", ["trap.pt", "trap.npy"])
+@pytest.mark.parametrize("name", ["trap.pt", "legacy.pt", "trap.npy"])
 def test_a_pickle_is_refused_before_it_runs(name, tmp_path, capsys):
     import builtins
 
     path = tmp_path / name
     if path.suffix == ".pt":
-        torch.save({"z": torch.ones(3, 2), "trap": Trap()}, path)
+        zipped = name != "legacy.pt"  # the format before torch 1.6 cannot be mapped into memory
+        torch.save({"z": torch.ones(3, 2), "trap": Trap()}, path, _use_new_zipfile_serialization=zipped)
     else:
         np.save(path, np.array([Trap()], object), allow_pickle=True)
     assert "can run any code" in refused(capsys, path)
