@@ -271,7 +271,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     fig, axes = picture.panels(
         1,
         3,
-        title="What stays alive, and what is lost with each part",
+        title="Which runs fail, and what is lost with each part",
         note=f"n = {len(found)} runs on {found.data.iloc[0]}: {len(rates)} learning rates, "
         f"{found.depth.nunique()} depths, {found.width.nunique()} widths, {found.norm.nunique()} norms, "
         f"{found.seed.nunique()} seeds. Collapsed: embeddings of effective rank below {RANK} or spread below "
