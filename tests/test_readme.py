@@ -81,25 +81,28 @@ def test_the_solo_learn_readmes_table_is_the_rows_that_are_committed():
     assert compare.table() in (ROOT / "integrations/solo_learn/README.md").read_text()
 
 
-def test_the_comparison_in_lightlys_readme_is_the_rows_that_are_committed():
+@pytest.mark.parametrize("question", ["hosts", "hosts_long"])
+def test_the_comparisons_in_lightlys_readme_are_the_rows_that_are_committed(question):
     results = ROOT / "benchmarks/results"
-    parts = [pd.read_csv(results / f"{q}.csv").assign(question=q) for q in ("hosts", "host_steps")]
-    table = engine.module("hosts").table(pd.concat(parts))
+    parts = [pd.read_csv(results / f"{q}.csv").assign(question=q) for q in (question, "host_steps")]
+    table = engine.module(question).table(pd.concat(parts))
     assert table in (ROOT / "integrations/lightly/README.md").read_text()
 
 
-def _cells(text: str, row: str) -> list[str]:
-    (line,) = re.findall(rf"^\| {row} \| (.*) \|$", text, re.MULTILINE)
-    return line.split(" | ")
+def _lines(text: str) -> dict[str, dict[str, str]]:
+    """The first table of a Markdown text by method and column, without the number of runs where it is one."""
+    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0].replace(" (n = 1)", "")
+    header, _, *rows = (line.strip("| ").split(" | ") for line in table.splitlines())
+    return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
 
 
 def test_the_comparison_here_is_that_of_lightlys_readme():
-    theirs = (ROOT / "integrations/lightly/README.md").read_text().split("### On real images")[1]
-    search, first = theirs.split("First protocol")
+    text = (ROOT / "integrations/lightly/README.md").read_text().split("### On real images")[1]
+    search, long = _lines(text.split("First protocol")[0]), _lines(text.split("**The long run.**")[1])
     for method in ("LeJEPA", "BYOL", "DINO", "SimSiam", "SimCLR"):
-        knn, linear, step, peak, lines = _cells(README, method)
-        timed = dict(zip(_cells(search, "method"), _cells(search, method.lower()), strict=True))
-        row = dict(zip(_cells(first, "method"), _cells(first, method.lower()), strict=True))
-        best = "" if method == "LeJEPA" else ", best lr"
-        assert (knn, linear) == (row[f"k-NN{best}"], row[f"linear{best}"])
-        assert (step, peak, lines) == (timed["step, ms"], timed["peak MiB"], timed["lines"])
+        (line,) = re.findall(rf"^\| {method} \| (.*) \|$", README, re.MULTILINE)
+        short_run, long_run, *cost = line.split(" | ")
+        own, last = search[method.lower()], long.get(method.lower())
+        assert short_run == f"{own['k-NN']} / {own['linear']}"
+        assert long_run == (f"{last['k-NN at 100 %']} / {last['linear at 100 %']}" if last else "not run")
+        assert cost == [own["step, ms"], own["peak MiB"], own["lines"]]
