@@ -66,6 +66,13 @@ def panels(
     return figure, axes
 
 
+def seeds(counts: pd.Series) -> str:
+    """`3 seeds`, or `1 to 3 seeds` where the points of a figure have different numbers of them."""
+    low, high = counts.min(), counts.max()
+    number = f"{low}" if low == high else f"{low} to {high}"
+    return f"{number} seed{'s' if high > 1 else ''}"
+
+
 def label(ax: Axes, title: str, x: str, y: str) -> None:
     """The panel's claim or subject, and what its axes are."""
     ax.set_title(title, loc="left", fontweight="bold", fontsize=10.5, color=INK)

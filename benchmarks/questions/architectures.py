@@ -223,7 +223,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         2,
         title="One recipe for every architecture: before and after training",
         note=f"n = {len(found)} networks of {found.family.nunique()} families, {size}, "
-        f"{found.seeds.min()} to {found.seeds.max()} seeds each; "
+        f"{picture.seeds(found.seeds)} each; "
         "open: the same network untrained; filled: trained by LeJEPA. Red: below untrained.",
         size=(10.5, height),
         sharey=True,

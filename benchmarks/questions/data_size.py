@@ -54,7 +54,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         1,
         2,
         title="More unlabelled images, at equal steps and at equal epochs",
-        note=f"n = {seeds.min()} to {seeds.max()} seeds a point, mean and sd; "
+        note=f"n = {picture.seeds(seeds)} a point, mean and sd; "
         f"{str(found.data.iloc[0]).rpartition('/')[2]}, {found.backbone.iloc[0]}, nothing tuned by size.",
     )
     for ax, probe in zip(axes, _probes(frame), strict=True):

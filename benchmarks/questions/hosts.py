@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks import host_figures
+from benchmarks import host_figures, picture
 from benchmarks.host_runs import check, measure
 from benchmarks.hosts import METHODS
 from benchmarks.report import markdown
@@ -181,9 +181,9 @@ def figure(frame: pd.DataFrame) -> Figure:
         host_figures.label(above, ends)
     axes[0, 0].set_ylabel("accuracy on test images, %")
     axes[1, 0].set_ylabel("accuracy on held-out images, %\n(filled: SGD; open: AdamW)")
-    seeds = _seeds(runs.groupby(["method", *SETTING]).seed.nunique())
+    seeds = picture.seeds(runs.groupby(["method", *SETTING]).seed.nunique())
     epochs = f"{runs.epochs.max():g} epochs"
-    host_figures.headline(fig, f"{_size(runs)} images, narrow ResNet-9, {epochs}; {seeds}")
+    host_figures.headline(fig, f"{_size(runs)} images, narrow ResNet-9, {epochs}; n = {seeds} a setting")
     return fig
 
 
@@ -195,13 +195,6 @@ def _search(ax: Axes, own: pd.DataFrame, y: str) -> None:
         face = colour if optimizer == "sgd" else "white"
         line = "-" if optimizer == "sgd" else ":"
         ax.plot(mean.index, mean, line, color=colour, marker="o", markersize=6, markerfacecolor=face)
-
-
-def _seeds(counts: pd.Series) -> str:
-    low, high = counts.min(), counts.max()
-    return (
-        f"n = {low} seed{'s' if low > 1 else ''}" if low == high else f"n = {low} to {high} seeds a setting"
-    )
 
 
 def _size(runs: pd.DataFrame) -> str:
