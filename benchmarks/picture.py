@@ -66,6 +66,12 @@ def panels(
     return figure, axes
 
 
+def dataset(name: str) -> str:
+    """A data set, or the folder that holds it, as papers spell its name."""
+    folder = name.rpartition("/")[2]
+    return {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST"}.get(folder, folder)
+
+
 def seeds(counts: pd.Series) -> str:
     """`3 seeds`, or `1 to 3 seeds` where the points of a figure have different numbers of them."""
     low, high = counts.min(), counts.max()

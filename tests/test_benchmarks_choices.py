@@ -103,3 +103,15 @@ def test_only_runs_of_one_objective_are_ranked_together():
     found = list(model_selection.groups(frame))
     assert [len(group) for _, _, group in found] == [4, 4]
     assert found[0][1] == ["lr"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"), [([1, 1], "1 seed"), ([3, 3], "3 seeds"), ([1, 3], "1 to 3 seeds")]
+)
+def test_a_figure_says_how_many_seeds_its_points_have(counts, said):
+    assert picture.seeds(pd.Series(counts)) == said
+
+
+def test_a_figure_names_a_data_set_whatever_folder_holds_it():
+    assert picture.dataset("data/cifar10") == picture.dataset("cifar10") == "CIFAR-10"
+    assert picture.dataset("somewhere/flowers") == "flowers"

@@ -55,7 +55,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         2,
         title="More unlabelled images, at equal steps and at equal epochs",
         note=f"n = {picture.seeds(seeds)} a point, mean and sd; "
-        f"{str(found.data.iloc[0]).rpartition('/')[2]}, {found.backbone.iloc[0]}, nothing tuned by size.",
+        f"{picture.dataset(str(found.data.iloc[0]))}, {found.backbone.iloc[0]}, nothing tuned by size.",
     )
     for ax, probe in zip(axes, _probes(frame), strict=True):
         ends = []

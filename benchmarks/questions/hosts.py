@@ -201,5 +201,5 @@ def _size(runs: pd.DataFrame) -> str:
     """How many images trained, which data: `10,000 CIFAR-10`."""
     count = runs.images_seen.iloc[0] / runs.epochs.iloc[0]
     images = runs.images.dropna()
-    data = str(runs.data.iloc[0]).rpartition("/")[2].replace("cifar10", "CIFAR-10")
+    data = picture.dataset(str(runs.data.iloc[0]))
     return f"{10 * int(images.iloc[0]) if len(images) else int(count):,} {data}"

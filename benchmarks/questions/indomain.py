@@ -142,9 +142,7 @@ def imagenet(images: Tensor, size: int) -> training.Features:
 
 
 def _target(name: str, trained_on: int) -> str:
-    known = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST"}
-    folder = name.rpartition("/")[2]
-    return f"{known.get(folder, folder)}, {trained_on:,}"
+    return f"{picture.dataset(name)}, {trained_on:,}"
 
 
 def _columns(frame: pd.DataFrame, probe: str) -> list[str]:
