@@ -3,7 +3,7 @@
 `torch.manual_seed` does not change them (see `sigreg.random_numbers`): every rank and every device derives
 the same directions without a broadcast, and a resumed run continues its stream.
 
-Recommended: `orthogonal`.  Every kind is unbiased; with K >= D slices the variance
+Every kind is unbiased.  `orthogonal` estimates the value best: with K >= D slices its variance
 around `exact_sigreg` is 1.4 to 3.0 times lower than with independent ones on
 Gaussian embeddings and 4 to 11 times lower on anisotropic ones (D = 16...256, K up
 to 4096, three seeds).  On a CPU its draw costs up to 3.6 times as much at D <= 64

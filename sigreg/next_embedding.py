@@ -30,7 +30,7 @@ class NextEmbeddingLoss(nn.Module):
 
     Args:
         lambda_param: the weight of SIGReg, at least 0.  It is LeWM's and multiplies SIGReg with its factor N;
-            `sigreg.conventions.convert_lambda` converts it.
+            `convert_lambda(..., target="le-wm")` of `sigreg.conventions` converts others to it.
         sigreg: a `SIGReg` with settings of your own; the default one otherwise.
         rollout: the number of steps predicted, at least 1.  The second and later steps take the
             predictions of the step before as their context; the prediction term is the mean over these steps.

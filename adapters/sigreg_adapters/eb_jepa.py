@@ -38,7 +38,7 @@ class BCS(nn.Module):
         lmbd: the weight of SIGReg.  eb_jepa does not multiply SIGReg by N, and its prediction term is 4 times
             that of `sigreg.LeJEPALoss`, whose ratio lambda_param / (1 - lambda_param) is lmbd / (4 N).
         **settings: anything else `sigreg.SIGReg` takes.  The statistic is computed on the host's grid;
-            `statistic="epps_pulley"` takes the customary one.
+            `statistic="epps_pulley"` takes this library's default.
 
     Shapes:
         z1, z2 `(N, D)` -> dict of scalars "loss", "bcs_loss" and "invariance_loss", as the host's.

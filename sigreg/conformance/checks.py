@@ -63,7 +63,7 @@ def sensitivity(copy: Target) -> Row:
 
 
 def collapse(copy: Target, convention: Convention | None) -> Row:
-    """The value of N equal embeddings at the origin: 0.40205 N on the customary grid."""
+    """The value of N equal embeddings at the origin: 0.40205 N on the default grid."""
     N = 128
     found, gaussian_value = float(copy(torch.zeros(N, 8)).detach()), _mean(copy, normal(N, 8))
     if not found > gaussian_value:
