@@ -125,7 +125,8 @@ def sobol(
         (torch.Size([16, 64]), True)
     """
     shift = logical_shift(random_bits(D, seed, step, device), 64 - _SOBOL_BITS)
-    u = ((_sobol_points(D, K, shift.device) ^ shift.unsqueeze(-1)) + 0.5) * 2.0**-_SOBOL_BITS
+    points = _sobol_points(D, K, shift.device) ^ shift.unsqueeze(-1)
+    u = points.to(torch.float32).add_(0.5).mul_(2.0**-_SOBOL_BITS)
     A = torch.special.ndtri(u).to(dtype)
     return _unit(A)
 

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 
-def _signed(constant: int) -> int:
-    """A 64-bit constant as torch's signed int64 holds it."""
-    return constant - (1 << 64) if constant >= 1 << 63 else constant
+def as_int64(value: int) -> int:
+    """An integer modulo 2^64, as torch's signed int64 holds it; seeds that agree in it give one stream."""
+    value %= 1 << 64
+    return value - (1 << 64) if value >= 1 << 63 else value
 
 
-_GAMMA = _signed(0x9E3779B97F4A7C15)
-_MIX1 = _signed(0xBF58476D1CE4E5B9)
-_MIX2 = _signed(0x94D049BB133111EB)
+_GAMMA = as_int64(0x9E3779B97F4A7C15)
+_MIX1 = as_int64(0xBF58476D1CE4E5B9)
+_MIX2 = as_int64(0x94D049BB133111EB)
 _CHUNK = 1 << 16  # hashes at a time on a CPU: they stay in cache, and no fresh memory is asked for
 
 
@@ -35,7 +36,7 @@ def _mixed(value: int) -> int:
     z = value & mask
     z = ((z ^ (z >> 30)) * (_MIX1 & mask)) & mask
     z = ((z ^ (z >> 27)) * (_MIX2 & mask)) & mask
-    return _signed(z ^ (z >> 31))
+    return as_int64(z ^ (z >> 31))
 
 
 def _mix(z: Tensor) -> Tensor:
@@ -70,10 +71,10 @@ def normal_numbers(count: int, seed: int, step: int | Tensor, device: torch.devi
     for first in range(0, half, chunk):
         last = min(half, first + chunk)
         bits = _hashes(first, last, seed, step, device)
-        radius = (
-            (logical_shift(bits, 40).add_(1) * 2.0**-24).log_().mul_(-2).sqrt_()
-        )  # 24 high bits, never log(0)
-        angle = bits.bitwise_and_(0xFFFFFFFF) * (2 * math.pi * 2.0**-32)
+        # 24 high bits, never log(0), and never log(1), which would make a direction of length 0
+        uniform = logical_shift(bits, 40).add_(1).clamp_(max=2**24 - 1).to(torch.float32).mul_(2.0**-24)
+        radius = uniform.log_().mul_(-2).sqrt_()
+        angle = bits.bitwise_and_(0xFFFFFFFF).to(torch.float32).mul_(2 * math.pi * 2.0**-32)
         torch.mul(angle.cos(), radius, out=out[0, first:last])
         torch.mul(angle.sin_(), radius, out=out[1, first:last])
     return out.flatten()[:count]

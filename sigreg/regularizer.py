@@ -15,12 +15,12 @@ from sigreg.directions import Directions, Name, by_name
 from sigreg.functional import mean_over_slices, members_of
 from sigreg.kernels import Backend, no_autocast
 from sigreg.memory import Memory
-from sigreg.random_numbers import random_bits
-from sigreg.sample import Sample, transformed
+from sigreg.random_numbers import as_int64, random_bits
+from sigreg.sample import Sample, transformed, widest
 from sigreg.univariate.epps_pulley import epps_pulley
 from sigreg.univariate.statistic import Choice, describe
 
-_REMEMBERED = 16  # calls whose step a recomputation during backward can find again
+_REMEMBERED = 256  # calls whose step a recomputation during backward can find again
 _FEW, _MANY = 8, 32  # warn of fewer samples than this beside at least so many leading indices
 
 
@@ -186,7 +186,7 @@ class SIGReg(nn.Module):
                 "SIGReg in training mode moves to new directions, which torch.func cannot record; pass "
                 "step=, use eval mode, or sigreg.functional.sigreg"
             )
-        key = z.detach().sum(dtype=torch.float64)
+        key = z.detach().sum(dtype=widest(z.device))
         if torch._C._current_graph_task_id() != -1 and self._recent:  # called during a backward pass
             if self.memory is not None:
                 raise RuntimeError(
@@ -237,7 +237,7 @@ class SIGReg(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """`[seed, step]`; not buffers, since averages of weights (EMA) average buffers too."""
-        return torch.stack([torch.full_like(self.step, self.seed), self.step])
+        return torch.stack([torch.full_like(self.step, as_int64(self.seed)), self.step])
 
     def set_extra_state(self, state: Any) -> None:
         if not isinstance(state, Tensor) or state.shape != (2,):

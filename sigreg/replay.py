@@ -10,18 +10,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 
-def random_state() -> tuple[Tensor, list[Tensor]]:
-    """The state of torch's global generators: the CPU's and every GPU's."""
-    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if started else []
+def random_state() -> dict[str, Any]:
+    """The state of torch's global generators: the CPU's and every GPU's of CUDA, XPU and MPS."""
+    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    for name in ("cuda", "xpu"):
+        if getattr(torch, name).is_initialized():
+            state[name] = getattr(torch, name).get_rng_state_all()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
 
 
-def set_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
+def set_random_state(state: dict[str, Any]) -> None:
     """Back to a state."""
-    torch.set_rng_state(state[0])
-    torch.cuda.set_rng_state_all(state[1])
+    torch.set_rng_state(state["cpu"])
+    for name in ("cuda", "xpu"):
+        if name in state:
+            getattr(torch, name).set_rng_state_all(state[name])
+    if "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
 
 
 class Called:
@@ -32,7 +42,7 @@ class Called:
         self.wrappers: dict[DistributedDataParallel, bool] = {}
         known = [encode, getattr(encode, "__self__", None)] if modules is None else modules
         roots = [module for module in known if isinstance(module, nn.Module)]
-        self.watch = modules is None and not roots
+        self.watch = modules is None
         for module in roots:
             self.add(module)
 
@@ -44,6 +54,8 @@ class Called:
         for m in module.modules():
             if m not in self.buffers:
                 named = m._buffers.items()
+                if any(is_lazy(b) for _, b in named):
+                    raise ValueError(f"{type(m).__name__} has no shape yet; run the encoder once before")
                 self.buffers[m] = {name: (b, None if b is None else b.clone()) for name, b in named}
                 if isinstance(m, DistributedDataParallel):
                     self.wrappers[m] = m.require_forward_param_sync

@@ -129,6 +129,11 @@ class Sample:
         return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The dtype for sums that need more digits than float32 has; Apple's MPS has no other."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _totals(w1: Number, w2: Number) -> tuple[Number, Number]:
     """W and N from sum w and sum w^2; W is 1 and N is 0 for an empty sample, so that nothing divides by 0."""
     if not isinstance(w1, Tensor) or not isinstance(w2, Tensor):

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from sigreg.kernels import no_autocast
 from sigreg.regularizer import SIGReg
 from sigreg.sample import weights_of_rows
 
@@ -91,7 +92,7 @@ def centred(z: Tensor, weights: Tensor | None, window: int) -> Tensor:
     z = torch.where((w > 0).unsqueeze(-1), z, 0.0)
     t = torch.arange(z.shape[1], device=z.device)
     near = ((t - t[:, None]).abs() <= window // 2).to(z.dtype)  # (T, T)
-    with torch.autocast(z.device.type, enabled=False):
+    with no_autocast(z.device):
         total = near @ (w.unsqueeze(-1) * z)  # (B, T, D)
         size = (w @ near).unsqueeze(-1)
     return z - total / torch.where(size > 0, size, 1.0)

@@ -87,3 +87,8 @@ def test_another_statistic_is_honoured_and_a_grid_for_it_refused():
     assert SIGReg(statistic="watson")(embeddings(2, 16, 5)).isfinite()
     with pytest.raises(ValueError, match="knots=9"):
         SIGReg(9, statistic="watson")
+
+
+def test_a_last_batch_of_one_sequence_is_accepted_as_by_the_host():
+    z = torch.randn(4, 1, 16)
+    assert_close(SIGReg(num_proj=32, seed=1)(z), SIGReg(num_proj=32, seed=1)(z, torch.ones(4, 1)))

@@ -1,6 +1,9 @@
 """SIGRegTrainer on a stand-in of Trainer; tests/hosts has the host itself, with a BERT and a ViT."""
 
+import copy
 import importlib
+import math
+import pickle
 import sys
 from types import SimpleNamespace
 
@@ -147,3 +150,31 @@ def test_a_mask_that_does_not_fit_is_an_error(adapter):
     batch = batches(1)[0] | {"attention_mask": torch.ones(N, L, L)}
     with pytest.raises(TypeError, match="attention_mask"):
         adapter.SIGRegTrainer(Model(), [batch]).train()
+
+
+def test_training_leaves_nothing_of_the_trainer_on_the_model(adapter):
+    trainer = trained(adapter, 2)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(trainer.model)))
+    assert not any(module._forward_hooks for module in copied.modules())
+    during = adapter.SIGRegTrainer(trainer.model, batches(1), 1)
+    copies = []
+    during.log = lambda logs: copies.append(pickle.dumps(during.model))  # as an average of the weights would
+    during.train()
+    assert copies
+    assert all(b"Trainer" not in copied for copied in copies)
+    assert not during.model.base_model._forward_hooks
+
+
+def test_evaluation_during_training_keeps_no_outputs(adapter):
+    trainer = trained(adapter, 1)
+    hook = trainer.model.base_model.register_forward_hook(trainer._kept)
+    trainer.model.eval()(batches(1)[0]["input_ids"])
+    assert trainer._kept.outputs is None
+    hook.remove()
+
+
+def test_a_last_batch_of_one_row_trains(adapter):
+    one = {key: value[:1] for key, value in batches(1, masked=False)[0].items()}
+    trainer = adapter.SIGRegTrainer(Model(), [one], 1, pooling=last)
+    trainer.train()
+    assert math.isfinite(trainer.logs[-1]["sigreg"])

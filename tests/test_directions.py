@@ -107,3 +107,23 @@ def test_a_draw_in_pieces_is_the_draw_at_once(monkeypatch):
     at_once = random_numbers.normal_numbers(1001, 3, 4, None)
     monkeypatch.setattr(random_numbers, "_CHUNK", 64)
     assert_close(random_numbers.normal_numbers(1001, 3, 4, None), at_once)
+
+
+@pytest.mark.parametrize(("seed", "step"), [(1, 15151), (2, 5027)])
+@pytest.mark.parametrize("D", [1, 2])
+def test_no_direction_has_length_0(seed, step, D):
+    """At these steps one hash has its 24 high bits set, which made log(1) = 0 the radius of a direction."""
+    A = directions.gaussian(D, 1024, seed=seed, step=step)
+    assert_close(A.norm(dim=0), torch.ones(1024))
+
+
+@pytest.mark.parametrize("kind", DIRECTIONS)
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float16, torch.float64])
+def test_directions_do_not_depend_on_the_default_dtype(kind, default):
+    expected = by_name(kind)(16, 64, seed=1, step=3)
+    torch.set_default_dtype(default)
+    try:
+        found = by_name(kind)(16, 64, seed=1, step=3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_close(found, expected, rtol=0, atol=0)

@@ -233,3 +233,20 @@ def test_two_softmaxes_a_head_are_an_error():
     encoder = Encoder("vit_tiny_patch16_224", **{**SMALL, "num_heads": 3}, attn_layer="diff").eval()
     with pytest.raises(ValueError, match=r"DiffAttention .* shape \(3, 6, 17, 17\)"):
         encoder.attention(images())
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("mobilenetv3_small_050", {}), ("lcnet_050", {}), ("resnet10t", {"global_pool": "catavgmax"})],
+)
+def test_the_projector_takes_what_the_backbone_gives(name, more):
+    """A convolution in the head, or two kinds of pooling side by side, change the width of the features."""
+    encoder = Encoder(name, projection_dim=8, hidden_dim=16, **more).eval()
+    embedding, projection = encoder(torch.randn(1, 3, 32, 32))
+    assert embedding.shape == (1, encoder.embedding_dim)
+    assert projection.shape == (1, 8)
+
+
+def test_a_backbone_without_pooling_is_refused():
+    with pytest.raises(ValueError, match="gives a map of features"):
+        Encoder("test_resnet", global_pool="")

@@ -24,7 +24,7 @@ from torch.testing import assert_close
 
 from benchmarks import accumulation
 from benchmarks.kernel_count import KernelCount
-from sigreg import LeJEPALoss, SIGReg
+from sigreg import LeJEPALoss, SIGReg, replay
 from sigreg.microbatches import backward
 from sigreg.multivariate import exact_sigreg
 
@@ -590,3 +590,37 @@ def test_a_parameter_of_no_module_is_allowed_where_it_is_said():
     W.grad = None
     SIGReg(num_slices=8)(x @ W).backward()
     assert_close(gradient, W.grad, **EXACT)
+
+
+def test_a_batchnorm_that_is_no_child_of_the_encoder_moves_once():
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.others = nn.Linear(4, 8), [nn.BatchNorm1d(8, affine=False)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.others[0](self.layer(x))
+
+    encoder = Encoder()
+    backward(SIGReg(num_slices=8), encoder, [torch.randn(8, 4) for _ in range(4)])
+    assert int(encoder.others[0].num_batches_tracked) == 4
+
+
+def test_a_lazy_module_is_told_to_run_once_before():
+    net = nn.Sequential(nn.Linear(4, 8), nn.LazyBatchNorm1d())
+    with pytest.raises(ValueError, match="LazyBatchNorm1d has no shape yet; run the encoder once before"):
+        backward(SIGReg(num_slices=8), net, [torch.randn(8, 4) for _ in range(2)])
+
+
+def test_the_random_state_of_every_kind_of_gpu_is_replayed(monkeypatch):
+    """No GPU is here: only what would be asked of torch is checked."""
+    asked = []
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: "mps")
+    monkeypatch.setattr(torch.mps, "set_rng_state", asked.append)
+    for kind in (torch.cuda, torch.xpu):
+        monkeypatch.setattr(kind, "is_initialized", lambda: True)
+        monkeypatch.setattr(kind, "get_rng_state_all", lambda kind=kind: kind.__name__)
+        monkeypatch.setattr(kind, "set_rng_state_all", asked.append)
+    replay.set_random_state(replay.random_state())
+    assert asked == ["torch.cuda", "torch.xpu", "mps"]

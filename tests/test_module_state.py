@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 
 import pytest
 import torch
@@ -10,11 +11,18 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from sigreg import SIGReg
+from sigreg import SIGReg, regularizer
 from sigreg.multivariate import exact_sigreg
+from sigreg.sample import widest
+from sigreg.univariate import STATISTICS
 from tests.test_statistics import normal
+
+# by name: the package has the function of this name
+anderson = importlib.import_module("sigreg.univariate.anderson_darling")
 
 
 def state(sigreg: SIGReg) -> list[int]:
@@ -22,7 +30,7 @@ def state(sigreg: SIGReg) -> list[int]:
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-@pytest.mark.parametrize("calls", [1, 3])
+@pytest.mark.parametrize("calls", [1, 3, 40])
 def test_activation_checkpointing_takes_value_and_gradient_of_one_step(use_reentrant, calls) -> None:
     layer, plain_layer = (nn.Linear(6, 4).double() for _ in range(2))
     plain_layer.load_state_dict(layer.state_dict())
@@ -213,3 +221,31 @@ def test_a_memory_that_has_moved_on_cannot_be_computed_again() -> None:
     value = checkpoint(ours, z, use_reentrant=False)
     with pytest.raises(RuntimeError, match="memory has moved on"):
         value.backward()
+
+
+def test_a_seed_of_64_bits_has_a_checkpoint_that_continues_its_stream() -> None:
+    z, ours, resumed = normal(12, 4), SIGReg(num_slices=8, seed=2**64 - 3), SIGReg(num_slices=8)
+    ours(z)
+    resumed.load_state_dict(ours.state_dict())
+    assert state(resumed) == [-3, 1]
+    assert_close(resumed(z), ours(z), rtol=0, atol=0)
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device without float64, such as Apple's MPS, which raises for each such tensor."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        assert not [x for x in tree_leaves(out) if isinstance(x, Tensor) and x.dtype == torch.float64], func
+        return out
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_training_needs_no_float64_on_a_device_that_has_none(statistic, monkeypatch) -> None:
+    assert [widest(torch.device(name)) for name in ("mps", "cuda")] == [torch.float32, torch.float64]
+    for module in (regularizer, anderson):
+        monkeypatch.setattr(module, "widest", lambda device: torch.float32)
+    z = torch.randn(2, 32, 4, requires_grad=True)
+    with NoFloat64():
+        SIGReg(statistic, num_slices=8)(z).backward()
+    assert z.grad.isfinite().all()

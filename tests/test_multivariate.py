@@ -276,3 +276,10 @@ def test_weighted_slices_estimate_the_weighted_closed_form(unbiased):
 def test_torch_func_is_refused_with_a_reason():
     with pytest.raises(RuntimeError, match=r"torch\.func cannot differentiate"):
         torch.func.grad(exact_sigreg)(torch.randn(6, 3))
+
+
+def test_henze_zirkler_of_unequal_weights_is_not_singular_for_its_effective_number_of_rows():
+    z, w = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)), torch.full((200,), 1e-3)
+    w[:5] = 1  # an effective number of 5.4 rows in 6 dimensions
+    N = w.sum() ** 2 / w.square().sum()
+    assert henze_zirkler(z, weights=w) < 0.9 * 4 * N

@@ -45,6 +45,9 @@ def test_cls_is_the_first_token(hidden, mask):
     z, weights = of("cls", hidden, attention_mask=mask)
     assert_close(z, hidden[:, 0], rtol=0, atol=0)
     assert weights.tolist() == [True] * 4 + [False]
+    z, weights = of("cls", hidden, attention_mask=mask.flip(1))  # padding on the left
+    assert_close(z[:4], hidden[range(4), [L - n for n in (1, 3, 5, 7)]], rtol=0, atol=0)
+    assert weights.tolist() == [True] * 4 + [False]
 
 
 @pytest.mark.parametrize("pooling", ["tokens", "mean", "cls"])

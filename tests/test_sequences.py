@@ -74,3 +74,8 @@ def test_subspaces_equal_the_mean_over_subspaces():
     expected = torch.stack([own[i](z @ P[:, i]) for i in range(4)]).mean()
     assert_close(SIGReg(num_slices=K, directions=kind)(z), expected)
     assert_close(SIGReg(num_slices=K, directions="subspaces")(z), expected)
+
+
+def test_a_windowed_mean_on_the_meta_device():
+    z = torch.empty(16, 10, 4, device="meta")
+    assert SequenceSIGReg(SIGReg(num_slices=8), window=3).eval()(z).shape == ()

@@ -395,3 +395,20 @@ def test_a_mask_takes_at_most_a_quarter_more_time(backend_name: str) -> None:
     plain, masked = (min(times) for times in zip(*rounds, strict=True))
     print(f"{backend_name}: {1e3 * plain:.1f} ms, with a mask {1e3 * masked:.1f} ms: {masked / plain:.2f}")
     assert masked < 1.25 * plain
+
+
+@pytest.mark.parametrize("statistic", ["anderson_darling", "cramer_von_mises", "watson", "shapiro_francia"])
+def test_a_row_of_weight_0_at_the_end_of_the_sorted_sample_does_not_count(statistic):
+    """W and the running sum of weights are rounded differently, so that W - below may fall below 0."""
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        x, w = -torch.rand(8, 1, generator=generator), torch.rand(8, generator=generator)
+        x[-1], w[-1] = 1.0, 0.0
+        found = STATISTICS[statistic](x, weights=w)
+        assert_close(found, STATISTICS[statistic](x[:-1], weights=w[:-1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_no_rows_at_all_are_0(statistic):
+    z = torch.empty(3, 0, 8)
+    assert SIGReg(statistic, num_slices=4)(z, torch.empty(3, 0, dtype=torch.bool)) == 0

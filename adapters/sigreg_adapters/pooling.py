@@ -18,7 +18,7 @@ def pooled(pooling: str | Pooling, outputs: Any, inputs: dict[str, Any]) -> Pool
 
     Args:
         pooling: "tokens", every token of the attention mask; "mean", the mean over them; "cls", the first
-            token; or a function `(outputs, inputs) -> (N, D)`, or a pair of that and weights `(N,)`.
+            of them; or a function `(outputs, inputs) -> (N, D)`, or a pair of that and weights `(N,)`.
         outputs: of the base model; for a name, with `last_hidden_state (B, L, D)`.
         inputs: of the model; `attention_mask (B, L)` is used if there is one.
 
@@ -42,6 +42,7 @@ def pooled(pooling: str | Pooling, outputs: Any, inputs: dict[str, Any]) -> Pool
     if pooling == "tokens":
         return hidden.flatten(0, 1), mask.flatten()
     if pooling == "cls":
-        return hidden[:, 0], mask.any(1)
+        first = mask.int().argmax(1)  # not 0 where padding is on the left
+        return hidden[torch.arange(len(hidden), device=hidden.device), first], mask.any(1)
     total = torch.where(mask[..., None], hidden, 0.0).sum(1)  # NaN in padding stays out
     return total / mask.sum(1, keepdim=True).clamp(min=1), mask.any(1)

@@ -32,7 +32,7 @@ class Encoder(nn.Module):
         `(N, C, H, W)` -> `(N, embedding_dim)` and `(N, projection_dim)`.
 
     Raises:
-        ValueError: timm knows no model of that name.
+        ValueError: timm knows no model of that name, or `global_pool=""`, which leaves a map of features.
 
     Example:
         >>> import torch
@@ -55,9 +55,13 @@ class Encoder(nn.Module):
         if not timm.is_model(backbone):
             close = timm.list_models(f"*{backbone.split('_')[0]}*")[:5]
             raise ValueError(f"timm has no model {backbone!r}; close names: {', '.join(close) or 'none'}")
+        if backbone_kwargs.get("global_pool") == "":
+            raise ValueError(
+                'global_pool="" gives a map of features; an embedding needs "avg" or another pooling'
+            )
         model: Any = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **backbone_kwargs)
         self.backbone: nn.Module = model
-        self.embedding_dim = int(model.num_features)
+        self.embedding_dim = int(model.head_hidden_size)  # after a convolution in the head, if there is one
         self.projector = projector(self.embedding_dim, hidden_dim, projection_dim)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from transformers import Trainer
 from sigreg import SIGReg
 from sigreg.microbatches import DRIFT
 from sigreg.replay import Called, random_state, set_random_state
+from sigreg_adapters.last_batch import weights_of_one_row
 from sigreg_adapters.pooling import NAMES, Pooled, Pooling, pooled
 
 
@@ -33,7 +34,7 @@ class SIGRegTrainer(Trainer):
         *args: as Trainer's.
         sigreg_weight: the weight of SIGReg, >= 0.  The task's loss keeps the weight 1.
         pooling: what is an embedding in the base model's `last_hidden_state (B, L, D)`: "tokens", each token
-            of the attention mask; "mean", the mean over them; "cls", the first token; or a function
+            of the attention mask; "mean", the mean over them; "cls", the first of them; or a function
             `(outputs, inputs) -> (N, D)`, or a pair of that and weights `(N,)`.
         sigreg: a `sigreg.SIGReg` with settings of your own.  Its directions follow from its seed and the
             optimizer step, so that a resumed run continues them.
@@ -74,7 +75,15 @@ class SIGRegTrainer(Trainer):
         self._shares: list[_Share] = []  # theirs in SIGReg, if they are several
         self._values: list[Tensor] = []  # of SIGReg, one for each step since the last log
         self._base: Any = None  # the model whose outputs are kept
-        self._outputs: Any = None
+        self._hook: Any = None
+        self._kept = _Kept()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's training; the model's outputs are kept until it ends."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._release()
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The microbatches of one optimizer step, which Trainer fetches before it runs the first."""
@@ -95,7 +104,7 @@ class SIGRegTrainer(Trainer):
         if parts > 1:
             share = self._shares.pop(0)(z)
         else:
-            share = self.sigreg(z, weights, step=self.state.global_step)
+            share = self.sigreg(z, weights_of_one_row(z, weights), step=self.state.global_step)
             self._values.append(share.detach())
         if not self._is_scaled(num_items_in_batch):
             share = share * parts  # Trainer divides the loss by the number of microbatches
@@ -124,14 +133,17 @@ class SIGRegTrainer(Trainer):
         base = self.accelerator.unwrap_model(model)
         base = getattr(base, "base_model", base)
         if base is not self._base:  # Trainer may make another model, by model_init
-            base.register_forward_hook(self._keep)
-            self._base = base
+            self._release()
+            self._base, self._hook = base, base.register_forward_hook(self._kept)
         loss, outputs = super().compute_loss(model, dict(inputs), True, num_items)
-        kept, self._outputs = self._outputs, None
+        kept, self._kept.outputs = self._kept.outputs, None
         return loss, outputs, pooled(self.pooling, kept, inputs)
 
-    def _keep(self, module: Any, inputs: Any, outputs: Any) -> None:
-        self._outputs = outputs
+    def _release(self) -> None:
+        """Leave the model as it was."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._base = self._hook = self._kept.outputs = None
 
     def _is_scaled(self, num_items: Any) -> bool:
         """Whether Trainer takes a microbatch's loss as it is, by Trainer's own rule."""
@@ -145,6 +157,20 @@ class SIGRegTrainer(Trainer):
             logs = {**logs, "sigreg": float(torch.stack(self._values).mean())}
             self._values = []
         super().log(logs, *args, **kwargs)
+
+
+class _Kept:
+    """A forward hook that keeps what a module returned in training.
+
+    It outlives a step, because a compiled model runs the hooks that it was traced with; and it is no method
+    of the trainer, because hooks are copied and saved with their module.
+    """
+
+    outputs: Any = None
+
+    def __call__(self, module: Any, inputs: Any, outputs: Any) -> None:
+        if module.training:
+            self.outputs = outputs
 
 
 @dataclass

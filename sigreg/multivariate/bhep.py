@@ -76,7 +76,7 @@ def henze_zirkler(z: Tensor, *, weights: Tensor | None = None) -> Tensor:
         weights: bool or non-negative floats that broadcast to `(..., N)`, as in `sigreg.functional.sigreg`.
 
     Returns:
-        `(...)`, times N.  By its authors' convention 4 N where S is singular, which N <= D always is.
+        `(...)`, times N.  By its authors' convention 4 N where S is singular, as it is of D or fewer rows.
 
     Raises:
         TypeError: `z` is not a floating-point tensor.
@@ -96,7 +96,7 @@ def henze_zirkler(z: Tensor, *, weights: Tensor | None = None) -> Tensor:
 def _henze_zirkler(s: Rows) -> Tensor:
     z, D, N = s.x, s.x.shape[1], float(s.N)
     nothing = 0 * z.sum()  # so that the value stays a function of z, with gradient 0
-    if N <= D:
+    if int((s.p > 0).sum()) <= D:
         return 4 * N + nothing
     y = z - s.p @ z
     S = y.T @ (s.p[:, None] * y)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sigreg.collectives import Group
-from sigreg.sample import Sample
+from sigreg.sample import Sample, widest
 from sigreg.univariate.order import ordered
 
 
@@ -63,7 +63,8 @@ def anderson_darling(x: Tensor | Sample, *, weights: Tensor | None = None, group
     log_F, log_1_F = log_cdf(s.x)
     kl = (torch.xlogy(u, u) - u * log_F) + (torch.xlogy(above, above) - above * log_1_F)
     # in float64: -1 + (about 1) would leave float32 no digits at large N
-    p, entropy = s.p.double(), torch.special.entr(u.double()) + torch.special.entr(above.double())
+    p, low, high = (part.to(widest(part.device)) for part in (s.p, u, above))
+    entropy = torch.special.entr(low) + torch.special.entr(high)
     least = (2 * (p * entropy).sum(-2) - 1).to(kl.dtype)
     distance: Tensor = least + 2 * (s.p * kl).sum(-2)
     return distance * s.N + s.nan_guard

@@ -36,5 +36,8 @@ def ordered(sample: Sample) -> Ordered:
         w = sample.weights.unsqueeze(-1).expand(x.shape).gather(-2, index)
     W = sample.W.unsqueeze(-2) if isinstance(sample.W, Tensor) else sample.W
     below = w.cumsum(-2) - w / 2  # exact for a mask, so that it gives what removing the rows gives
-    guard = 0 * x[..., 0, :] + 0 * x[..., -1, :]  # sorting moves infinities and NaN to the ends
-    return Ordered(x, w / W, below / W, (W - below) / W, sample.N, guard)
+    above = ((W - below) / W).clamp(min=0)  # W is summed in another order than `below`
+    guard = 0 * x[..., :1, :].sum(-2) + 0 * x[..., -1:, :].sum(
+        -2
+    )  # sorting moves infinities and NaN to the ends
+    return Ordered(x, w / W, below / W, above, sample.N, guard)

@@ -64,7 +64,8 @@ class Statistic:
         if whole.weights is not None:
             if "weights" not in _parameters(self.function):
                 raise TypeError(
-                    f"{self.name} does not take weights; give it a keyword weights (..., N) or leave them out"
+                    f"{self.name} does not take weights, which a mask, weights= and memory= need; give it a "
+                    "keyword weights (..., N) or leave them out"
                 )
             weights["weights"] = whole.weights > 0 if whole.boolean else whole.weights
         values = self.function(whole.x, **weights, **self.settings)
