@@ -70,7 +70,7 @@ MUTANTS = [
     Mutant("sorted along slices", U + "order.py", "sort(dim=-2)", "sort(dim=-1)", k="oracle or one_by_one"),
     Mutant("weights not sorted along", U + "order.py", ".gather(-2, index)", "", W, k="mask_equals"),
     Mutant("rank at the end of its step", U + "order.py", "w.cumsum(-2) - w / 2", "w.cumsum(-2)"),
-    Mutant("infinity passes the cdf", U + "order.py", "guard = 0 * x[..., 0, :] + 0 * x[..., -1, :]", "guard = 0 * x[..., 0, :].nan_to_num(0, 0, 0)", k="non_finite"),
+    Mutant("infinity passes the cdf", U + "order.py", "guard = 0 * x[..., :1, :].sum(-2) + 0 * x[..., -1:, :].sum(-2)", "guard = 0 * x[..., 0, :].nan_to_num(0, 0, 0)", k="non_finite"),
     Mutant("Cramér-von Mises: drop 1/(12 N)", U + "cramer_von_mises.py", "+ s.p.pow(3).sum(-2) / 12", ""),
     Mutant("Watson: drop the mean", U + "watson.py", "(e - mean)", "e"),
     Mutant("Anderson-Darling: one tail twice", U + "anderson_darling.py", "torch.where(left, near, far)", "torch.where(left, far, near)"),
@@ -109,6 +109,10 @@ MUTANTS = [
     Mutant("memory: gradient and age", "memory.py", "[..., -M:, :].clone()", "[..., :M, :].clone()", S, k="beside_the_batch"),
     Mutant("memory: masked rows are kept", "memory.py", "order = (kept > 0).int()", "order = (kept >= 0).int()", S, k="take_no_place"),
     Mutant("memory: buffers, which DDP overwrites", "memory.py", "self.rows: Tensor | None = None", 'self.register_buffer("rows", None)', "test_distributed_training.py", k="memory"),
+    Mutant("weights above a row may be negative", U + "order.py", ".clamp(min=0)", "", "test_weights.py", k="weight_0_at"),
+    Mutant("a uniform number of 1", "random_numbers.py", ".clamp_(max=2**24 - 1)", "", "test_directions.py", k="length_0"),
+    Mutant("sixteen checkpointed calls", "regularizer.py", "_REMEMBERED = 256", "_REMEMBERED = 16", "test_module_state.py", k="takes_value"),
+    Mutant("the hook of the Trainer stays", A + "transformers.py", "            self._hook.remove()\n", "            pass\n", "test_adapters_transformers.py", k="leaves_nothing"),
     Mutant("microbatches: no copy of the random state", "microbatches.py", "        set_random_state(states[i])\n", "", X, k="dropout"),
     Mutant("microbatches: every part the first one's gradient", "microbatches.py", "gradients[i], last)", "gradients[0], last)", X, k="unsplit and any_split"),
     Mutant("microbatches: views of the encoder are kept", "microbatches.py", "z.clone() for z in", "z for z in", X, k="small_views"),
@@ -177,7 +181,7 @@ MUTANTS = [
     Mutant("transformers: buffers stay where the first pass moved them", A + "transformers.py", "        called.restore()\n", "", "test_adapters_transformers.py", k="buffer"),
     Mutant("transformers: another dropout in the second pass", A + "transformers.py", "        set_random_state(state)\n", "", "test_adapters_transformers.py", k="dropout"),
     Mutant("transformers: no check of the second pass", A + "transformers.py", "if moved > DRIFT * size:", "if False:", "test_adapters_transformers.py", k="otherwise"),
-    Mutant("transformers: the same directions in every step", A + "transformers.py", "share = self.sigreg(z, weights, step=self.state.global_step)", "share = self.sigreg(z, weights, step=0)", "test_adapters_transformers.py", k="directions"),
+    Mutant("transformers: the same directions in every step", A + "transformers.py", "share = self.sigreg(z, weights_of_one_row(z, weights), step=self.state.global_step)", "share = self.sigreg(z, weights, step=0)", "test_adapters_transformers.py", k="directions"),
 ]  # fmt: skip
 
 

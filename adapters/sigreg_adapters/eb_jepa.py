@@ -4,8 +4,8 @@
     + from sigreg_adapters.eb_jepa import BCS
 
 The host's class reduces over the ranks in place, without autograd: its gradient is 1/world_size of what it
-should be.  Its step is in no checkpoint.  Here `state_dict()` has it, which the host's example does not save: give
-it to `save_checkpoint` and `load_checkpoint` beside the model's.
+should be.  Its step is in no checkpoint.  Here `state_dict()` has it, which the host's example does not save;
+give it to `save_checkpoint` and `load_checkpoint` beside the model's.
 
 Tried with eb_jepa 0.1.1 (git 966e61e).
 """
