@@ -54,7 +54,7 @@ class Called:
         for m in module.modules():
             if m not in self.buffers:
                 named = m._buffers.items()
-                if any(is_lazy(b) for _, b in named):
+                if any(b is not None and is_lazy(b) for b in m._buffers.values()):
                     raise ValueError(f"{type(m).__name__} has no shape yet; run the encoder once before")
                 self.buffers[m] = {name: (b, None if b is None else b.clone()) for name, b in named}
                 if isinstance(m, DistributedDataParallel):

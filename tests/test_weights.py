@@ -291,7 +291,9 @@ def test_a_user_s_statistic_gets_the_weights_that_it_asks_for() -> None:
     z, mask = normal(12, 4), mask_of(12)
     criterion = SIGReg(second_moment, num_slices=8).eval()
     assert_close(criterion(z, mask), criterion(z[mask]))
-    with pytest.raises(TypeError, match="does not take weights; give it a keyword"):
+    with pytest.raises(
+        TypeError, match="does not take weights, which a mask, weights= and memory= need; give it a keyword"
+    ):
         SIGReg(lambda x: x.mean(-2), num_slices=8)(z, mask)
 
 

@@ -37,7 +37,6 @@ def ordered(sample: Sample) -> Ordered:
     W = sample.W.unsqueeze(-2) if isinstance(sample.W, Tensor) else sample.W
     below = w.cumsum(-2) - w / 2  # exact for a mask, so that it gives what removing the rows gives
     above = ((W - below) / W).clamp(min=0)  # W is summed in another order than `below`
-    guard = 0 * x[..., :1, :].sum(-2) + 0 * x[..., -1:, :].sum(
-        -2
-    )  # sorting moves infinities and NaN to the ends
+    # sorting moves infinities and NaN to the ends
+    guard = 0 * x[..., :1, :].sum(-2) + 0 * x[..., -1:, :].sum(-2)
     return Ordered(x, w / W, below / W, above, sample.N, guard)
