@@ -133,7 +133,7 @@ def table(frame: pd.DataFrame) -> str:
         shares.columns = [f"N = {N}" for N in shares.columns]
         shares.insert(0, "finding", [PLANTED[d].finding for d in shares.index])
         shares.index = pd.Index([PLANTED[d].what for d in shares.index], name="planted")
-        parts.append(f"Named right, of {rows.draws.iloc[0]} draws at D = {D}:\n\n{markdown(shares)}")
+        parts.append(f"Among the findings, of {rows.draws.iloc[0]} draws at D = {D}:\n\n{markdown(shares)}")
     return "\n\n".join(parts)
 
 
