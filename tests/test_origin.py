@@ -72,13 +72,43 @@ def test_a_row_is_stale_when_the_code_it_measured_has_changed(checkout, old, new
     assert origin.changed("HEAD", ("recipe.py:measure",)) == reached
 
 
+def test_what_a_harmless_commit_changed_does_not_count_and_what_came_beside_it_does(checkout, monkeypatch):
+    def commit() -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "b"]
+        subprocess.run(command, cwd=origin.ROOT, check=True)
+        return provenance.git("rev-parse", "HEAD")
+
+    first, code = provenance.git("rev-parse", "HEAD"), ("recipe.py:measure",)
+    checkout("math.sqrt(cfg)", "math.sqrt(cfg + 0)")
+    mend = commit()
+    assert origin.changed(first, code) == ("recipe.py",)
+    assert origin.changed(first, code, (mend,)) == ()
+    assert origin.changed(mend, code, (mend,)) == ()
+    monkeypatch.setitem(origin.HARMLESS, mend, (("theory",), "it adds nothing"))
+    monkeypatch.setattr(origin, "measured_code", lambda module: code)
+    said = origin.stale("theory", pd.DataFrame({"commit": [first, mend]}))
+    assert said.startswith("1 rows of theory are from before a change that leaves them as they are (")
+    assert said.endswith(f"{mend}: it adds nothing).")
+    assert origin.stale("lambda", pd.DataFrame({"commit": [first]})).startswith("**Stale:** 1 of 1 rows")
+    checkout("math.sqrt(cfg)", "math.exp(cfg)")
+    origin.changed.cache_clear()
+    assert origin.changed(first, code, (mend,)) == ("recipe.py",)
+
+
+def test_harmless_commits_are_here_and_name_questions():
+    for commit, (questions, reason) in origin.HARMLESS.items():
+        assert origin.changed(commit, ("README.md",)) is not None, commit
+        assert set(questions) <= set(engine.questions()), commit
+        assert reason, commit
+
+
 def test_a_commit_that_is_not_here_says_so(checkout):
     assert origin.changed("0" * 10, ("recipe.py",)) is None
 
 
 def test_stale_rows_are_counted_by_commit(monkeypatch):
     found = {"aaa": (), "bbb": ("benchmarks/hosts.py",), "ccc": None}
-    monkeypatch.setattr(origin, "changed", lambda commit, code: found[commit])
+    monkeypatch.setattr(origin, "changed", lambda commit, *_: found[commit])
     said = origin.stale("hosts", pd.DataFrame({"commit": ["aaa", "bbb", "bbb", "ccc"]}))
     assert said.startswith(
         "**Stale:** 2 of 4 rows of hosts are from before a change of `hosts.py` (commits bbb)."
