@@ -90,8 +90,8 @@ def test_the_comparisons_in_lightlys_readme_are_the_rows_that_are_committed(ques
 
 
 def _lines(text: str) -> dict[str, dict[str, str]]:
-    """The first table of a Markdown text by method and column, without the number of runs where it is one."""
-    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0].replace(" (n = 1)", "")
+    """The first table of a Markdown text by method and column, without the number of runs."""
+    table = re.sub(r" \(n = \d+\)", "", re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0])
     header, _, *rows = (line.strip("| ").split(" | ") for line in table.splitlines())
     return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
 
