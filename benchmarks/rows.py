@@ -129,8 +129,10 @@ class Table:
 
     def frame(self) -> pd.DataFrame:
         """The rows with numbers as numbers; an empty frame when there are none."""
-        rows = self.rows()
-        return pd.read_csv(io.StringIO(_csv(list(rows[0]), rows, header=True))) if rows else pd.DataFrame()
+        if not (rows := self.rows()):
+            return pd.DataFrame()
+        text = io.StringIO(_csv(list(rows[0]), rows, header=True))
+        return pd.read_csv(text, dtype={"commit": str, "data_sha256": str})  # 2e07191 is no number
 
 
 def _csv(columns: list[str], rows: list[dict[str, str]], header: bool = False) -> str:

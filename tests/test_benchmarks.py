@@ -276,3 +276,9 @@ def test_runs_in_other_processes_leave_the_same_rows(launcher, tmp_path):
 def test_a_bar_in_a_cell_does_not_end_the_cell():
     table = report.markdown(pd.DataFrame({"what": ["|x| <= 1"]}, index=pd.Index(["a"], name="name")))
     assert table.splitlines()[-1] == r"| a | \|x\| <= 1 |"
+
+
+def test_a_commit_that_looks_like_a_number_stays_text(tmp_path):
+    Table("theory", tmp_path).append([{"x": 1.5, "commit": "2e07191000", "data_sha256": "012345678901"}])
+    row = Table("theory", tmp_path).frame().iloc[0]
+    assert (row["x"], row["commit"], row["data_sha256"]) == (1.5, "2e07191000", "012345678901")
