@@ -45,13 +45,14 @@ U, M, D, Q, A = (
     "kernels/quadrature.py",
     "adapters/sigreg_adapters/",
 )
-B, V, W, S, T, X = (
+B, V, W, S, T, X, R = (
     "test_statistics_bounds.py",
     "test_multivariate.py",
     "test_weights.py",
     "test_module_state.py",
     "test_tails.py",
     "test_microbatches.py",
+    "test_microbatches_over_ranks.py",
 )
 MUTANTS = [
     Mutant("drop N", Q, "return ((N * w) * error).sum(-1)", "return (w * error).sum(-1)"),
@@ -97,7 +98,7 @@ MUTANTS = [
     Mutant("weights: masked rows keep what they hold", "sample.py", "self.x = torch.where((self.weights > 0).unsqueeze(-1), x, 0.0)", "self.x = x", W, k="mask_equals"),
     Mutant("weights: views without rows count", "sample.py", "valid.sum().clamp(min=1)", "valid.numel()", W, k="leave_the_mean"),
     Mutant("weights: of this rank only", "sample.py", "self._totals = _totals(w1, w2)\n        return", "self._totals = _totals(*self._local_sums())\n        return", k="split"),
-    Mutant("prediction: padded rows count", "objective.py", "w = w * some", "w = torch.ones_like(w)", W, k="prediction"),
+    Mutant("prediction: padded rows count", "objective.py", "w = w * some", "w = torch.ones_like(w)", "test_weights_of_objectives.py", k="prediction"),
     Mutant("all-reduce: nothing is reduced", "collectives.py", "dist.all_reduce(total, group=group)", "pass", "test_distributed.py", k="two_uneven and epps"),
     Mutant("all-reduce: gradient of one rank's share", "collectives.py", "return grad * ctx.size, None, None", "return grad, None, None", "test_distributed.py", k="two_uneven and epps"),
     Mutant("all-gather: another rank's gradient", "collectives.py", "[ctx.rank] * len(ctx.counts)", "[0] * len(ctx.counts)", "test_distributed.py", k="two_uneven and watson"),
@@ -115,12 +116,12 @@ MUTANTS = [
     Mutant("the hook of the Trainer stays", A + "transformers.py", "            self._hook.remove()\n", "            pass\n", "test_adapters_transformers.py", k="leaves_nothing"),
     Mutant("microbatches: no copy of the random state", "microbatches.py", "        set_random_state(states[i])\n", "", X, k="dropout"),
     Mutant("microbatches: every part the first one's gradient", "microbatches.py", "gradients[i], last)", "gradients[0], last)", X, k="unsplit and any_split"),
-    Mutant("microbatches: views of the encoder are kept", "microbatches.py", "z.clone() for z in", "z for z in", X, k="small_views"),
+    Mutant("microbatches: views of the encoder are kept", "microbatches.py", "z.clone() for z in", "z for z in", "test_accumulation_document.py", k="small_views"),
     Mutant("microbatches: buffers stay where the first pass moved them", "microbatches.py", "    called.restore()\n", "", X, k="batchnorm or buffers"),
     Mutant("microbatches: the scaler is forgotten", "microbatches.py", "scaler.scale(loss)", "loss", X, k="scaler"),
-    Mutant("replay: DDP communicates with every part", "replay.py", "stack.enter_context(module.no_sync())", "pass", X, k="synchronisation"),
-    Mutant("replay: FSDP2 too", "replay.py", "synchronise(False)", "pass", X, k="fsdp2"),
-    Mutant("replay: DDP broadcasts in the first pass only", "replay.py", "wrapper.require_forward_param_sync = broadcasts", "pass", X, k="broadcasts"),
+    Mutant("replay: DDP communicates with every part", "replay.py", "stack.enter_context(module.no_sync())", "pass", R, k="synchronisation"),
+    Mutant("replay: FSDP2 too", "replay.py", "synchronise(False)", "pass", R, k="fsdp2"),
+    Mutant("replay: DDP broadcasts in the first pass only", "replay.py", "wrapper.require_forward_param_sync = broadcasts", "pass", R, k="broadcasts"),
     Mutant("sphere: D - 1 for D - 2", M + "sphere.py", "angle.cos().pow(D - 2)", "angle.cos().pow(D - 1)", V, k="sphere"),
     Mutant("sphere: a slope off by a sign", M + "sphere.py", "slope * rest - h / 2", "slope * rest + h / 2", V, k="sphere"),
     Mutant("pairs: half a gradient", M + "pairs.py", "(4 if ctx.alone", "(2 if ctx.alone", V, k="finite_differences"),

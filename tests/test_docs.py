@@ -22,7 +22,7 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n{settings}(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-ELSEWHERE = ["accumulation.md"]  # test_microbatches.py runs its code
+ELSEWHERE = ["accumulation.md"]  # test_accumulation_document.py runs its code
 RUNNABLE = [page for page in PAGES if blocks(page, "python") and page not in ELSEWHERE]
 PRINTED = [page for page in PAGES if blocks(page, "pycon")]
 
