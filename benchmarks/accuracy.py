@@ -60,10 +60,8 @@ def baselines(frame: pd.DataFrame, column: str) -> dict[str, float]:
 
 def note(frame: pd.DataFrame, more: str = "") -> str:
     """What a point is, and how many runs are behind it."""
-    split = "select_every" in frame and frame.select_every.notna().any()
-    source = "" if split else "Settings were not chosen on a split of their own (first edition's base). "
     data = {"digits": "scikit-learn's digits"}.get(str(frame.data.iloc[0]), str(frame.data.iloc[0]))
-    return f"{data}; mean ± sd over {seeds(frame)} seeds a point. {source}{more}".strip()
+    return f"{data}; mean ± sd over {seeds(frame)} seeds a point. {more}".strip()
 
 
 def seeds(frame: pd.DataFrame) -> str:

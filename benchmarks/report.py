@@ -67,9 +67,7 @@ def show(name: str, arguments: list[str]) -> None:
 def frames(name: str, results: str | None = None) -> list[tuple[str, pd.DataFrame]]:
     """The rows behind a question, scale by scale: its own, or those of its module's `sources`.
 
-    Rows that have a selection split replace those that have none, scale by scale and source by source; how
-    many were replaced, and what pixels and an untrained network reach at that scale, travel in
-    `frame.attrs`.
+    What pixels and an untrained network reach at that scale travels in `frame.attrs`.
     """
     sources = getattr(engine.module(name), "sources", None) or [name]
     tables = [Table(source, results).frame().assign(question=source) for source in sources]
@@ -82,19 +80,10 @@ def frames(name: str, results: str | None = None) -> list[tuple[str, pd.DataFram
     baseline = Table("baseline", results).frame()
     found = []
     for scale, rows in frame.groupby("scale"):
-        kept = pd.concat(
-            [newest(part) for _, part in rows.groupby("question", sort=False)], ignore_index=True
-        )
-        kept.attrs.update(replaced=len(rows) - len(kept), baselines=_baselines(baseline, str(scale), kept))
-        found.append((str(scale), kept))
+        rows = rows.reset_index(drop=True)
+        rows.attrs["baselines"] = _baselines(baseline, str(scale), rows)
+        found.append((str(scale), rows))
     return found
-
-
-def newest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those with a selection split where there are any, else all."""
-    if "select_every" not in rows or rows.select_every.isna().all():
-        return rows
-    return rows[rows.select_every.notna()]
 
 
 def _baselines(baseline: pd.DataFrame, scale: str, frame: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -125,10 +114,6 @@ def section(name: str, scale: str, frame: pd.DataFrame, out: Path | None = None)
     verdict = OmegaConf.load(engine.CONF / "question" / f"{name}.yaml").get("verdict")
     verdicts = verdict if OmegaConf.is_dict(verdict) else {"cpu": verdict}
     parts.append(f"**Verdict.** {' '.join(str(verdicts.get(scale) or 'None yet.').split())}")
-    if replaced := frame.attrs.get("replaced"):
-        parts.append(
-            f"*{replaced} older rows, of a base that was not searched, are in the file and not shown.*"
-        )
     parts.append(origin.line(name, scale, frame))
     return "\n\n".join(parts)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import bracket, choices, picture, report
+from benchmarks import bracket, choices, picture
 from benchmarks.questions import model_selection
 
 
@@ -84,12 +84,6 @@ def test_labels_that_meet_are_moved_apart_in_their_order():
     placed = picture._apart([0.5, 0.51, 0.5, 0.9], 0.1)
     assert np.diff(sorted(placed)).min() > 0.099
     assert placed[1] == sorted(placed)[2]
-
-
-def test_rows_with_a_selection_split_replace_those_without():
-    frame = pd.DataFrame({"select_every": [np.nan, 3, np.nan], "x": [1, 2, 3]})
-    assert list(report.newest(frame).x) == [2]
-    assert len(report.newest(frame.iloc[[0, 2]])) == 2
 
 
 def test_only_runs_of_one_objective_are_ranked_together():
