@@ -173,7 +173,7 @@ MUTANTS = [
     Mutant("lightly: the grid is dropped", A + "lightly.py", "if knots is not _KNOTS:\n            settings", "if True:\n            settings", "test_lightly.py", k="named_grid"),
     Mutant("lightly: t_max is dropped", A + "lightly.py", 'settings["t_max"] = t_max', "pass", "test_lightly.py", k="reach_any_form"),
     Mutant("lightly: every view is global", A + "lightly.py", "], len(global_proj)", "], None", "test_lightly.py"),
-    Mutant("monitor: only the last forward pass", A + "lightning.py", "diagnose_batch(calls,", "diagnose_batch(calls[-1:],", "test_monitor_and_encoder.py", k="enter_one_report"),
+    Mutant("monitor: only the last forward pass", A + "lightning.py", "diagnose_batch(calls,", "diagnose_batch(calls[-1:],", "test_monitor.py", k="enter_one_report"),
     Mutant("conventions: the distance of two views is that to their mean", "conventions.py", "size = 4 * size if", "size = 1 * size if", "test_conventions.py", k="stand_in"),
     Mutant("conventions: lightly's P + l S", "conventions.py", 'convention {source!r}")', 'convention {source!r}")\n    upper = float("inf")', "test_conventions.py", k="lightly"),
     Mutant("pooling: padding is averaged", A + "pooling.py", "torch.where(mask[..., None], hidden, 0.0).sum(1)", "hidden.sum(1)", "test_pooling.py"),

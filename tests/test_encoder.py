@@ -1,4 +1,4 @@
-"""Patch tokens and attention maps of timm's vision transformers."""
+"""The timm encoder: it trains, and gives patch tokens and attention maps of vision transformers."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from timm.layers import apply_rot_embed_cat
 from torch.nn import functional
 from torch.testing import assert_close
 
+from sigreg import LeJEPALoss, SIGReg
 from sigreg_adapters.timm import Encoder
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}  # 4 x 4 patches
@@ -250,3 +251,15 @@ def test_the_projector_takes_what_the_backbone_gives(name, more):
 def test_a_backbone_without_pooling_is_refused():
     with pytest.raises(ValueError, match="gives a map of features"):
         Encoder("test_resnet", global_pool="")
+
+
+def test_an_encoder_of_any_timm_model_trains_under_lejepa():
+    encoder = Encoder("test_vit", projection_dim=8, hidden_dim=32, dynamic_img_size=True)
+    crops = [torch.randn(4, 3, size, size) for size in (160, 160, 96)]
+    LeJEPALoss(sigreg=SIGReg(num_slices=16))([encoder(x)[1] for x in crops], num_global=2).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+
+def test_an_unknown_backbone_is_named_with_close_ones():
+    with pytest.raises(ValueError, match="resnet"):
+        Encoder("resnet_of_nobody")

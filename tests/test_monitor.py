@@ -1,0 +1,206 @@
+"""The Lightning callback in training steps: what it watches, when, and what it leaves behind."""
+
+import copy
+import importlib
+import types
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from sigreg import LeJEPALoss, SIGReg
+from sigreg.diagnostics import diagnose_batch
+from sigreg.microbatches import backward
+from sigreg_adapters.lightning import GaussianityMonitor
+from sigreg_adapters.timm import Encoder
+from tests.monitored import Module, Trainer, fit, look, method, normal, watched
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore:.*workers.*"),
+]
+
+
+def test_what_sigreg_was_given_is_reported(pl):
+    monitor = GaussianityMonitor(every_n_steps=1, num_slices=16)
+    trainer = fit(pl, monitor)
+    expected = diagnose_batch([(normal(128, 8)[64:], None)], num_slices=16)
+    m = expected.diagnosis.measured
+    wanted = {
+        "epps_pulley": m.value,
+        "reachable": m.reachable,
+        "worst_slice": expected.worst_value,
+        "effective_rank": m.effective_rank,
+        "covariance": expected.covariance,
+        "sd": m.sd,
+    }
+    logged = {name.removeprefix("gaussianity/"): float(v) for name, v in trainer.callback_metrics.items()}
+    assert logged == pytest.approx(wanted, rel=0.01)  # one small step of training lies between the two
+    assert monitor.last["gaussianity/effective_rank"] > 6
+    assert monitor.diagnosis.healthy
+
+
+@pytest.mark.parametrize("kind", [list, tuple, torch.stack])
+def test_views_given_to_lejepa_as_a_list_a_tuple_or_stacked_are_all_seen(kind):
+    views = list(normal(3, 32, 8))
+    module = Module(criterion=LeJEPALoss())
+    logged = look(GaussianityMonitor(), module, lambda: module.criterion(kind(views), num_global=2))
+    expected = diagnose_batch([(torch.stack(views), None)]).diagnosis.measured
+    assert logged["gaussianity/epps_pulley"] == expected.value
+
+
+def test_calls_and_weights_of_one_step_enter_one_report():
+    z, mask = normal(2, 32, 8), torch.arange(32) < 20
+    logged = watched([(z[0], None), (z[1], mask)])
+    expected = diagnose_batch([(z[0], None), (z[1], mask)])
+    assert logged["gaussianity/epps_pulley"] == expected.diagnosis.measured.value
+    assert logged["gaussianity/worst_slice"] == expected.worst_value
+
+
+def test_lightlys_loss_is_watched_under_its_own_names_for_things():
+    lightly = pytest.importorskip("sigreg_adapters.lightly")
+    views = normal(3, 32, 8)
+    module = Module(criterion=lightly.LeJEPALoss())
+    calls = {"global_proj": views[:2], "local_proj": views[2:]}
+    logged = look(GaussianityMonitor(), module, lambda: module.criterion(**calls))
+    assert logged["gaussianity/epps_pulley"] == diagnose_batch([(views, None)]).diagnosis.measured.value
+    sigreg = Module(criterion=lightly.SIGReg())
+    assert look(GaussianityMonitor(), sigreg, lambda: sigreg.criterion(proj=views)) == logged
+
+
+def test_half_precision_under_autocast_is_reported_as_float32_would_be():
+    z = normal(2, 64, 8).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        logged = watched([(z, None)])
+    assert logged == watched([(z.float(), None)])
+
+
+def test_without_sigreg_the_output_of_a_named_module_is_watched():
+    """Two views, one forward pass each, through an encoder that returns (embedding, projection)."""
+    module = Module(encoder=Encoder("test_resnet", projection_dim=8, hidden_dim=32))
+    views, projections = [torch.randn(6, 3, 64, 64) for _ in range(2)], []
+    logged = look(
+        GaussianityMonitor("encoder"),
+        module,
+        lambda: projections.extend(module.encoder(view)[1].detach() for view in views),
+    )
+    expected = diagnose_batch([(p, None) for p in projections]).diagnosis.measured
+    assert logged["gaussianity/epps_pulley"] == expected.value
+
+
+def test_it_looks_every_n_optimizer_steps_once_whatever_the_accumulation():
+    looks = []
+
+    class Spy(GaussianityMonitor):
+        def _log(self, trainer, pl_module, found):
+            looks.append(trainer.global_step)
+
+    pl = importlib.import_module("lightning.pytorch")
+    fit(pl, Spy(every_n_steps=2), z=normal(64 * 8, 8))
+    assert looks == [1, 3, 5, 7]  # at the end of steps 0, 2, 4, 6
+    looks.clear()
+    fit(pl, Spy(every_n_steps=2), z=normal(64 * 8, 8), accumulate_grad_batches=2)
+    assert looks == [0, 2]  # in the first batch of optimizer steps 0 and 2
+
+
+def test_between_two_looks_nothing_is_kept_and_nothing_computed(monkeypatch):
+    module, monitor = Module(criterion=SIGReg(num_slices=8)), GaussianityMonitor(every_n_steps=10)
+    monitor.on_train_start(Trainer, module)
+    monkeypatch.setattr("sigreg_adapters.lightning.diagnose_batch", None)  # a call of it is an error
+    monitor.load_state_dict({"looked": 10, "collapsed": 0})
+    trainer = types.SimpleNamespace(global_step=11)
+    monitor.on_train_batch_start(trainer, module)
+    module.criterion(normal(8, 4))
+    assert monitor._calls == []
+    monitor.on_train_batch_end(trainer, module)
+    module.criterion(normal(8, 4))  # outside of a step, as in validation
+    assert monitor._calls == []
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_the_forward_pass_that_checkpointing_repeats_is_not_a_second_call(use_reentrant):
+    x = normal(32, 8).requires_grad_()
+    module = Module(criterion=SIGReg(num_slices=8))
+    calls = []
+
+    class Spy(GaussianityMonitor):
+        def on_train_batch_end(self, *args):
+            calls.extend(self._calls)
+            super().on_train_batch_end(*args)
+
+    def step():
+        checkpoint(lambda z: module.criterion(2 * z), x, use_reentrant=use_reentrant).backward()
+
+    logged = look(Spy(), module, step)
+    assert len(calls) == 1
+    assert logged["gaussianity/sd"] == pytest.approx(float((2 * x.detach()).var(0).mean().sqrt()), rel=1e-5)
+
+
+def test_microbatches_are_reported_as_their_whole_batch():
+    x = normal(64, 8)
+    module = Module(head=torch.nn.Linear(8, 8), criterion=SIGReg(num_slices=8))
+    logged = look(GaussianityMonitor(), module, lambda: backward(module.criterion, module.head, x.split(16)))
+    expected = diagnose_batch([(module.head(x), None)]).diagnosis.measured
+    assert logged["gaussianity/epps_pulley"] == pytest.approx(expected.value, rel=1e-5)
+
+
+def test_a_copy_of_the_module_is_not_watched():
+    module, monitor = Module(criterion=SIGReg(num_slices=8)), GaussianityMonitor()
+
+    def step():
+        module.criterion(normal(32, 8))
+        copy.deepcopy(module).criterion(100 * normal(32, 8))
+
+    assert look(monitor, module, step)["gaussianity/sd"] < 2
+
+
+def test_a_step_that_raised_leaves_neither_hook_nor_tensors(lightning):
+    def training_step(self, batch, _):
+        self.criterion(self.head(batch))
+        raise RuntimeError("out of memory")
+
+    monitor, model = GaussianityMonitor(), method(lightning, training_step=training_step)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(lightning, monitor, model)
+    assert not model.criterion._forward_hooks
+    assert monitor._calls == []
+
+
+def test_a_criterion_that_was_not_called_is_said_once_and_training_goes_on(lightning):
+    model = method(lightning, training_step=lambda self, batch, _: self.head(batch).square().mean())
+    with pytest.warns(UserWarning, match="no report on criterion: it was not called") as caught:
+        trainer = fit(lightning, GaussianityMonitor(every_n_steps=1), model)
+    assert len({str(w.message) for w in caught if "no report" in str(w.message)}) == 1
+    assert trainer.global_step == 2
+
+
+def test_embeddings_that_are_not_finite_are_said_and_training_goes_on(lightning):
+    with pytest.warns(UserWarning, match="no report on criterion: .*inf or nan"):
+        assert fit(lightning, GaussianityMonitor(), z=torch.full((128, 8), torch.inf)).global_step == 2
+
+
+@pytest.mark.parametrize(
+    ("modules", "name", "says"),
+    [
+        ({"head": torch.nn.Linear(2, 2)}, None, r"holds no SIGReg; .*module='projector'"),
+        ({"head": torch.nn.Linear(2, 2)}, "neck", "no submodule 'neck'; it has head"),
+        ({"a": LeJEPALoss(), "b": SIGReg()}, None, "several SIGReg; .* module='a.sigreg, b'"),
+    ],
+)
+def test_what_cannot_be_watched_is_named_at_the_start(modules, name, says):
+    with pytest.raises(ValueError, match=says):
+        GaussianityMonitor(name).on_train_start(Trainer, Module(**modules))
+
+
+def test_of_several_criteria_the_named_one_is_watched():
+    module = Module(a=LeJEPALoss(), b=SIGReg())
+    logged = look(
+        GaussianityMonitor("a"), module, lambda: (module.a(normal(2, 32, 8)), module.b(9 * normal(32, 8)))
+    )
+    assert logged["gaussianity/sd"] < 2
+
+
+@pytest.mark.parametrize("name", ["every_n_steps", "patience", "num_slices"])
+def test_a_setting_out_of_range_is_named(name):
+    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+        GaussianityMonitor(**{name: 0})
