@@ -6,8 +6,8 @@ the same directions without a broadcast, and a resumed run continues its stream.
 Every kind is unbiased.  `orthogonal` estimates the value best: with K >= D slices its variance
 around `exact_sigreg` is 1.4 to 3.0 times lower than with independent ones on
 Gaussian embeddings and 4 to 11 times lower on anisotropic ones (D = 16...256, K up
-to 4096, three seeds).  On a CPU its draw costs up to 3.6 times as much at D <= 64
-and 3.3 to 4.2 times at D = 256, more for K < D, since a whole basis is drawn.  `sobol`
+to 4096, three seeds).  On a CPU its draw costs up to 3.3 times as much at D <= 64
+and 3.0 to 4.3 times at D = 256, more for K < D, since a whole basis is drawn.  `sobol`
 needs many more slices than dimensions: on anisotropic embeddings its variance is
 that of `orthogonal` around K = 16 D and lower beyond, by a factor of 3 at D = 16,
 K = 4096.  Below K = D neither gains much.  (`python -m benchmarks directions`)
