@@ -53,25 +53,27 @@ def numbers(row: Any, name: str) -> Floats:
     return np.array([float(value) for value in str(row[name]).split()])
 
 
-def curve(ax: Axes, runs: pd.DataFrame, y: str, x: Floats) -> tuple[str, float, float]:
-    """One method's mean over seeds in percent, with their sd as a band; returns its name and last point."""
-    _, colour = LOOKS[runs.method.iloc[0]]
+End = tuple[str, str, float, float]  # a line's name and colour, and its last point
+
+
+def curve(ax: Axes, runs: pd.DataFrame, y: str, x: Floats, setting: str | None = None) -> End:
+    """One method's mean over seeds in percent, their sd as a band; dashed and named by `setting` where given."""
+    name, colour = LOOKS[runs.method.iloc[0]]
     values = 100 * np.stack([numbers(row, f"curve_{y}") for _, row in runs.iterrows()])
     mean = values.mean(0)
-    ax.plot(x, mean, color=colour, marker="o", markersize=3)
+    ax.plot(x, mean, "--" if setting else "-", color=colour, marker="o", markersize=3)
     if len(values) > 1:
         sd = values.std(0, ddof=1)
         ax.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
-    return runs.method.iloc[0], float(x[-1]), float(mean[-1])
+    return f"{name}, {setting}" if setting else name, colour, float(x[-1]), float(mean[-1])
 
 
-def label(ax: Axes, ends: list[tuple[str, float, float]]) -> None:
+def label(ax: Axes, ends: list[End]) -> None:
     """Names beside the last points, moved apart where they would overlap."""
     low, high = ax.get_ylim()
     gap, previous = 0.055 * (high - low), -np.inf
     right = ax.get_xlim()[1]
-    for method, x, y in sorted(ends, key=lambda end: end[2]):
-        name, colour = LOOKS[method]
+    for name, colour, x, y in sorted(ends, key=lambda end: end[3]):
         previous = max(y, previous + gap)
         ax.annotate(
             name,

@@ -72,12 +72,16 @@ def best(own: pd.DataFrame, by: str) -> pd.DataFrame:
     return own[(own.optimizer == optimizer) & (own.lr_times == times)]
 
 
+def setting(run: pd.Series) -> str:
+    """A run's optimizer and its learning rate as a multiple of the recipe's: `SGD x 3`."""
+    return f"{'SGD' if run.optimizer == 'sgd' else 'AdamW'} x {run.lr_times:g}"
+
+
 def _says(chosen: pd.DataFrame, own: pd.DataFrame) -> str:
     """The setting chosen; `edge` where the next learning rate of its optimizer was not tried."""
-    optimizer, times = chosen.optimizer.iloc[0], chosen.lr_times.iloc[0]
-    tried = own.lr_times[own.optimizer == optimizer]
-    edge = ", edge" if times in (tried.min(), tried.max()) else ""
-    return f"{'SGD' if optimizer == 'sgd' else 'AdamW'} x {times:g}{edge}"
+    run = chosen.iloc[0]
+    tried = own.lr_times[own.optimizer == run.optimizer]
+    return setting(run) + (", edge" if run.lr_times in (tried.min(), tried.max()) else "")
 
 
 def _tried(own: pd.DataFrame) -> str:

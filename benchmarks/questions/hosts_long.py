@@ -8,6 +8,8 @@ Nothing is chosen here, so all training images train.  A run is hours long: with
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
@@ -15,7 +17,7 @@ from omegaconf import DictConfig
 from benchmarks import host_figures, host_runs
 from benchmarks.host_runs import measure
 from benchmarks.hosts import METHODS
-from benchmarks.questions.hosts import measured_code, runs_of, spread, steps_of
+from benchmarks.questions.hosts import measured_code, runs_of, setting, spread, steps_of
 from benchmarks.report import markdown
 
 __all__ = ["check", "figure", "measure", "measured_code", "sources", "table"]
@@ -32,13 +34,20 @@ def check(cfg: DictConfig) -> None:
     host_runs.check(cfg)
 
 
+def _settings(runs: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Method by method, and setting by setting of it: their runs."""
+    for name in [name for name in METHODS if name in set(runs.method)]:
+        own = runs[runs.method == name]
+        for says, chosen in own.groupby(own.apply(setting, axis=1), sort=True):
+            yield name, str(says), chosen
+
+
 def table(frame: pd.DataFrame) -> str:
     """Accuracies after a quarter, a half and all of the training."""
     runs, steps = runs_of(frame), steps_of(frame)
-    lines = {}
-    for name in [name for name in METHODS if name in set(runs.method)]:
-        own = runs[runs.method == name]
-        line = {"setting": f"{own.optimizer.iloc[0]} x {own.lr_times.iloc[0]:g}"}
+    lines = []
+    for name, says, own in _settings(runs):
+        line = {"method": name, "setting": says}
         for title, column in (("k-NN", "knn"), ("linear", "linear")):
             for share in (0.25, 0.5, 1.0):
                 values = own.apply(lambda row, c=column, s=share: _at(row, c, s), axis=1)
@@ -46,8 +55,8 @@ def table(frame: pd.DataFrame) -> str:
         if name in steps.index:
             line["hours"] = round(float((own.steps * steps.ms[name]).mean() / 3.6e6), 2)
         line["effective rank, least"] = float(own.effective_rank.min())
-        lines[name] = line
-    return markdown(pd.DataFrame.from_dict(lines, orient="index").rename_axis("method"))
+        lines.append(line)
+    return markdown(pd.DataFrame(lines).set_index("method"))
 
 
 def _at(row: pd.Series, column: str, share: float) -> float:
@@ -62,16 +71,18 @@ def figure(frame: pd.DataFrame) -> Figure:
     runs, steps = runs_of(frame), steps_of(frame)
     fig, axes = host_figures.panels(2, 2)
     for row, (above, below) in zip(("knn", "linear"), axes.T, strict=True):
-        ends: dict[str, list[tuple[str, float, float]]] = {"above": [], "below": []}
-        for name in [name for name in METHODS if name in set(runs.method)]:
-            own = runs[(runs.method == name) & ~runs.diverged.astype(bool)]
-            if own.empty:
-                continue
+        ends: dict[str, list[host_figures.End]] = {"above": [], "below": []}
+        drawn: set[str] = set()
+        for name, says, own in _settings(runs[~runs.diverged.astype(bool)]):
+            other = says if name in drawn else None
+            drawn.add(name)
             share = host_figures.numbers(own.iloc[0], "curve_epoch") / own.epochs.iloc[0]
-            ends["above"].append(host_figures.curve(above, own, row, share * own.images_seen.iloc[0] / 1e6))
+            ends["above"].append(
+                host_figures.curve(above, own, row, share * own.images_seen.iloc[0] / 1e6, other)
+            )
             if name in steps.index:
                 hours = share * own.steps.iloc[0] * steps.ms[name] / 3.6e6
-                ends["below"].append(host_figures.curve(below, own, row, hours))
+                ends["below"].append(host_figures.curve(below, own, row, hours, other))
         title = "k-NN" if row == "knn" else "Linear"
         above.set(title=f"{title} accuracy against images", xlabel="images seen, millions")
         below.set(title=f"{title} accuracy against time", xlabel="hours of training steps (host_steps)")
