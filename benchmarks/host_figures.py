@@ -57,7 +57,7 @@ End = tuple[str, str, float, float]  # a line's name and colour, and its last po
 
 
 def curve(ax: Axes, runs: pd.DataFrame, y: str, x: Floats, setting: str | None = None) -> End:
-    """Mean over seeds in percent, with their sd as a band; dashed and named by `setting` where it is given."""
+    """Mean over seeds in percent, their sd as a band; dashed and named by `setting` where that is given."""
     name, colour = LOOKS[runs.method.iloc[0]]
     values = 100 * np.stack([numbers(row, f"curve_{y}") for _, row in runs.iterrows()])
     mean = values.mean(0)
