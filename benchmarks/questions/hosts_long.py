@@ -1,6 +1,6 @@
 """Does LeJEPA stay ahead of BYOL, DINO, SimSiam and SimCLR when all of CIFAR-10 is seen 30 times?
 
-50,000 images (100 epochs at scale=gpu), the backbone, augmentations and probes of `hosts`, and the
+50,000 images (100 epochs at scale=long), the backbone, augmentations and probes of `hosts`, and the
 setting that its search chose for each method.
 Nothing is chosen here, so all training images train.  A run is hours long: with
 `checkpoints=DIR` it is saved after every epoch, and the same command goes on with it.
