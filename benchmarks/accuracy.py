@@ -33,17 +33,19 @@ def _labels(number: str) -> str:
 
 
 def table(frame: pd.DataFrame, by: list[str], reference: dict[str, object] | None = None) -> str:
-    """A line per setting: both probes with sd and n, and the paired difference to a reference setting."""
+    """A line per setting: both probes with sd and n, and the paired difference to a reference setting.
+
+    What the reference does not name of `by` is as in the line itself.
+    """
     columns = list(probes(frame))
     shown = frame.assign(**{key: frame[key].astype(object).where(frame[key].notna(), "none") for key in by})
-    base = shown
-    for key, value in (reference or {}).items():
-        base = base[base[key] == value]
     lines = []
     for values, rows in shown.groupby(by, sort=True):
         line = dict(zip(by, values, strict=True))
         line |= {c: spread(rows[c]) for c in columns}
         if reference is not None:
+            wanted = {key: line[key] for key in by} | reference
+            base = shown[(shown[list(wanted)] == pd.Series(wanted)).all(axis=1)]
             same = len(base) and all(line[key] == value for key, value in reference.items())
             name = "against " + ", ".join(f"{key}={value}" for key, value in reference.items())
             line |= {f"{c} {name}": "" if same else difference(rows, base, c) for c in columns}

@@ -12,8 +12,8 @@ from benchmarks.training import measure as measure
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Both accuracies by slices and width; `none` is SIGReg on the features themselves."""
-    return accuracy.table(frame, ["num_slices", "projector_width"])
+    """Both accuracies by slices and width against 64; `none` is SIGReg on the features themselves."""
+    return accuracy.table(frame, ["num_slices", "projector_width"], {"projector_width": 64})
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -12,8 +12,11 @@ from benchmarks.training import measure as measure
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Both accuracies by global and local views."""
-    return accuracy.table(frame, ["global_views", "local_views"])
+    """Both accuracies by global and local views; what more local ones are worth, and what global ones are."""
+    fewest = int(frame.local_views.min())
+    local = accuracy.table(frame, ["global_views", "local_views"], {"local_views": fewest})
+    shared = accuracy.table(frame, ["local_views", "global_views"], {"global_views": 2})
+    return f"{local}\n\nAgainst two global views:\n\n{shared}"
 
 
 def figure(frame: pd.DataFrame) -> Figure:
