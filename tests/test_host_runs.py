@@ -1,6 +1,7 @@
 """A run of the host comparison can be interrupted, may diverge, and chooses by images of its own."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -9,6 +10,7 @@ from torch.testing import assert_close
 from benchmarks import data, engine, host_runs, hosts
 from benchmarks.__main__ import main
 from benchmarks.questions import hosts as question
+from benchmarks.questions import hosts_long
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")  # in lightly's DINO head
 
@@ -166,3 +168,22 @@ def test_the_best_setting_is_chosen_by_seeds_that_tried_them_all():
     chosen = question.best(own, "score")
     assert chosen.lr_times.unique().tolist() == [3], "seeds 1 and 2 did not try the others"
     assert len(chosen) == 3
+
+
+def test_a_lead_has_the_interval_of_welch_s_t():
+    """Equal variances 4 and n = 3: standard error sqrt(8 / 3), 4 degrees of freedom, t = 2.776."""
+    ours, theirs = pd.Series([0.50, 0.52, 0.54]), pd.Series([0.40, 0.42, 0.44])
+    assert question.lead(ours, theirs) == "+10.0 [5.5, 14.5]"
+    assert question.lead(ours, theirs[:1]) == "+12.0"
+
+
+def test_a_long_run_at_another_setting_is_a_line_of_its_own():
+    run = {"question": "hosts_long", "method": "simclr", "diverged": False, "selection_knn": None}
+    run |= {"epochs": 4, "curve_epoch": "1 4", "curve_knn": "0.1 0.2", "curve_linear": "0.3 0.4"}
+    run["effective_rank"] = 3.0
+    runs = [run | {"optimizer": None, "lr_times": 10}, run | {"optimizer": "adamw", "lr_times": 3}]
+    lines = hosts_long.table(pd.DataFrame(runs)).splitlines()[2:]
+    assert [line.split(" | ")[:3] for line in lines] == [
+        ["| simclr", "AdamW x 3", "10.0 (n = 1)"],
+        ["| simclr", "SGD x 10", "10.0 (n = 1)"],
+    ]
