@@ -123,10 +123,11 @@ def _fair(runs: pd.DataFrame, steps: pd.DataFrame) -> str:
             ours = best(lejepa, f"selection_{column}")
             ahead = "" if name == "lejepa" else lead(ours[column], chosen[column])
             line[f"LeJEPA's lead in {title}"] = ahead
-        if len(timed):
-            line["k-NN / linear at LeJEPA's time"] = (
-                f"{spread(timed.knn)} / {spread(timed.linear)}, {timed.epochs.iloc[0]:g} epochs"
-            )
+        line["k-NN / linear at LeJEPA's time"] = (
+            f"{spread(timed.knn)} / {spread(timed.linear)}, {timed.epochs.iloc[0]:g} epochs"
+            if len(timed)
+            else ""
+        )
         cost = steps.loc[name] if name in steps.index else pd.Series(dtype=float)
         line |= {"tried": _tried(own), "diverged": int((own.diverged.astype(str) == "True").sum())}
         line |= {"step, ms": cost.get("ms"), "LeJEPA's step / its": cost.get("ours_over_this")}
