@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import bracket, choices, picture
+from benchmarks import accuracy, bracket, choices, picture
 from benchmarks.questions import model_selection
 
 
@@ -109,3 +109,15 @@ def test_a_figure_says_how_many_seeds_its_points_have(counts, said):
 def test_a_figure_names_a_data_set_whatever_folder_holds_it():
     assert picture.dataset("data/cifar10") == picture.dataset("cifar10") == "CIFAR-10"
     assert picture.dataset("somewhere/flowers") == "flowers"
+
+
+def test_a_line_is_compared_with_the_reference_at_its_own_other_settings():
+    runs = [
+        {"K": K, "t": t, "seed": seed, "linear_1": (K + t) / 100, "knn_1": (K + 2 * t) / 100}
+        for K in (10, 60)
+        for t in (1, 3)
+        for seed in (0, 1)
+    ]
+    lines = accuracy.table(pd.DataFrame(runs), ["K", "t"], {"t": 3}).splitlines()[2:]
+    differences = [line.strip("| ").split(" | ")[4:] for line in lines if line.split(" | ")[1] == "1"]
+    assert differences == [["-2.0 [-2.0, -2.0] (n = 2)", "-4.0 [-4.0, -4.0] (n = 2)"]] * 2

@@ -179,3 +179,17 @@ def test_bad_settings_are_named_at_construction(settings, error, says):
 def test_bad_arguments_of_a_call_are_named(call, error, says):
     with pytest.raises(error, match=says):
         call(embeddings(2, 16, 8))
+
+
+class Unit(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.scale * x).square().mean(-2)
+
+
+@pytest.mark.parametrize("choice", [Unit(), {"epps_pulley": 1.0, Unit(): 0.5}], ids=["alone", "in a mix"])
+def test_parameters_of_a_statistic_are_those_of_sigreg(choice) -> None:
+    assert len(list(SIGReg(choice).parameters())) == 1
