@@ -5,7 +5,7 @@ whole sample, of the processes that share a batch.  The gradients follow the con
 DistributedDataParallel, which averages them over the processes: each process receives
 `world_size` times its share, so that the average is the gradient of one process that held the
 concatenated batch.  Since every process ends with the same value, the backward pass needs no
-communication.
+communication; that of a second derivative does, and must run on all processes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,27 @@ DRIFTED = (
 class _AllReduce(Function):
     @staticmethod
     def forward(ctx: Any, message: Tensor, group: dist.ProcessGroup, size: int) -> Tensor:
-        ctx.size = size
+        ctx.arguments = group, size
         total = message.clone()
         dist.all_reduce(total, group=group)
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad * ctx.size, None, None
+        return _Scale.apply(grad, *ctx.arguments), None, None
+
+
+class _Scale(Function):
+    """The gradient of `_AllReduce`; in a second derivative every rank contributes to the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, group: dist.ProcessGroup, size: int) -> Tensor:
+        ctx.arguments = group, size
+        return grad * size
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _AllReduce.apply(grad, *ctx.arguments), None, None
 
 
 class _AllGather(Function):
@@ -43,7 +56,7 @@ class _AllGather(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup, counts: list[int]) -> Tensor:
-        ctx.rank, ctx.counts = dist.get_rank(group), counts
+        ctx.arguments = group, counts
         padding = x.new_zeros(*x.shape[:-2], max(counts) - x.shape[-2], x.shape[-1])
         mine = torch.cat([x, padding], dim=-2)  # a collective needs one shape on every rank
         parts = [torch.empty_like(mine) for _ in counts]
@@ -52,8 +65,21 @@ class _AllGather(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Share.apply(grad, *ctx.arguments), None, None
+
+
+class _Share(Function):
+    """The gradient of `_AllGather`; in a second derivative every rank contributes its part."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, group: dist.ProcessGroup, counts: list[int]) -> Tensor:
+        ctx.arguments = group, counts
         # every rank holds the same gradient, so multiplying by the world size replaces summing
-        return torch.split(grad, ctx.counts, dim=-2)[ctx.rank] * len(ctx.counts), None, None
+        return torch.split(grad, counts, dim=-2)[dist.get_rank(group)] * len(counts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _AllGather.apply(grad, *ctx.arguments), None, None
 
 
 class BatchGroup:
@@ -64,6 +90,7 @@ class BatchGroup:
     drifted apart are an error rather than an average of unrelated numbers.
 
     Example:
+        >>> import torch
         >>> BatchGroup().all_reduce(torch.ones(3))
         (tensor([1., 1., 1.]),)
     """

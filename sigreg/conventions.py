@@ -15,6 +15,11 @@ ratio (weight of S) / (weight of P):
 | `dl_techniques`       | P + l S             | mean     | not times N         | l / N            |
 | `eb_jepa`             | 4 P + l S           | mean     | not times N         | l / (4 N)        |
 
+`minimal` is the script of 130 lines in the authors' repository (github.com/rbalestr-lab/lejepa, MINIMAL.md at
+2f2d970), `paper` arXiv 2511.08544.  The others are those of lightly 1.6.0, stable-pretraining 0.1.8,
+stable-worldmodel 0.1.1, LeWM (github.com/lucas-maes/le-wm, arXiv 2603.19312), dl_techniques, a Keras library
+(github.com/NikolasMarkou/dl_techniques, regularizers/sigreg.py), and eb_jepa 0.1.1 (git 966e61e).
+
 eb_jepa's prediction term is the squared distance of its two views to each other, which is 4 times that to
 their mean.  Two lambdas are equivalent when these ratios agree.  What remains are the grids: the paper's
 [-5, 5] integral is 0.7 % above the customary [0, 3] one at the Gaussian, and eb_jepa's 10 points
@@ -22,6 +27,8 @@ on [-3, 3] within 0.5 % of it.
 """
 
 from __future__ import annotations
+
+from sigreg.arguments import assert_int, assert_number
 
 CONVENTIONS: tuple[str, ...] = ("sigreg", "lightly", "minimal", "paper", "stable-pretraining", "eb_jepa")
 CONVENTIONS += ("stable-worldmodel", "le-wm", "dl_techniques")
@@ -42,25 +49,26 @@ def convert_lambda(
 
     Args:
         value: the lambda to convert, >= 0; below 1 where the total is (1-l) P + l S.
-        source: one of `CONVENTIONS`.
-        target: one of `CONVENTIONS`.
+        source: one of `CONVENTIONS`; capitals do not matter, and "_" and "-" are the same.
+        target: likewise.
         N: the (global) batch size; needed for "eb_jepa" and "dl_techniques".
         D: the embedding width; needed for "paper".
         V: the number of views; needed for "stable-pretraining".
 
     Raises:
-        ValueError: an unknown convention, a lambda out of range, or a missing N, D or V.
+        TypeError: a lambda that is no number, or N, D or V that is no int.
+        ValueError: an unknown convention, a lambda out of range, or N, D or V that is missing or below 1.
 
     Example:
         >>> round(convert_lambda(10, "eb_jepa", "sigreg", N=256), 4)
         0.0097
     """
-    for name in (source, target):
-        if name not in CONVENTIONS:
-            raise ValueError(f"convention {name!r} is unknown; use one of {CONVENTIONS}")
+    assert_number(value=value)
+    sizes = {"N": N, "D": D, "V": V}
+    assert_int(1, **{name: size for name, size in sizes.items() if size is not None})
+    source, target = _known(source), _known(target)
     scale = 1.0
     for name, power in ((source, 1), (target, -1)):
-        sizes = {"N": N, "D": D, "V": V}
         need = _NEEDS.get(name)
         size = 1 if need is None else sizes[need]
         if size is None:
@@ -72,3 +80,15 @@ def convert_lambda(
         raise ValueError(f"lambda={value} must lie in [0, {upper}) in the convention {source!r}")
     ratio = scale * (value if upper > 1 else value / (1 - value))
     return ratio if target in _SUMS else ratio / (1 + ratio)
+
+
+def _known(name: str) -> str:
+    """The entry of `CONVENTIONS` that a name means."""
+    found = next((known for known in CONVENTIONS if _spelled(known) == _spelled(name)), None)
+    if found is None:
+        raise ValueError(f"convention {name!r} is unknown; use one of {CONVENTIONS}")
+    return found
+
+
+def _spelled(name: str) -> str:
+    return str(name).lower().replace("_", "-")

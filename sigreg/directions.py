@@ -44,10 +44,23 @@ def gaussian(
 ) -> Tensor:
     """K independent directions, uniform on the unit sphere: `(D, K)`, unit columns.
 
+    Args:
+        D: width of the embeddings.
+        K: number of directions.
+        seed: of the stream; any integer, taken modulo 2^64.
+        step: position in the stream, an integer or a tensor that holds one, which may lie on a GPU.
+        device: of the result; None for torch's default device.
+        dtype: of the result; the numbers are drawn in float32.
+
+    Returns:
+        `(D, K)`, the same numbers for the same seed and step.
+
     Example:
         >>> A = gaussian(64, 1024, seed=0, step=3)
         >>> A.shape, bool((A.norm(dim=0) - 1).abs().max() < 1e-6)
         (torch.Size([64, 1024]), True)
+
+    Source: normal vectors, divided by their lengths: Muller, Communications of the ACM 2 (1959).
     """
     A = normal_numbers(D * K, seed, step, device).to(dtype).reshape(D, K)
     return _unit(A)
@@ -67,10 +80,24 @@ def orthogonal(
     Each direction is uniform on the sphere as in `gaussian`, but those of a block
     cover the space evenly, which lowers the variance of the estimate.
 
+    Args:
+        D: width of the embeddings.
+        K: number of directions; the last block is cut off where K is not a multiple of D.
+        seed: of the stream; any integer, taken modulo 2^64.
+        step: position in the stream, an integer or a tensor that holds one, which may lie on a GPU.
+        device: of the result; None for torch's default device.
+        dtype: of the result and of the factorisation, float32 or float64.
+
+    Returns:
+        `(D, K)`, the same numbers for the same seed and step.
+
     Example:
+        >>> import torch
         >>> A = orthogonal(16, 16, seed=0, step=3)
         >>> bool((A.T @ A - torch.eye(16)).abs().max() < 1e-5)
         True
+
+    Source: Mezzadri, Notices of the AMS 54 (2007), for the signs that make QR uniform.
     """
     blocks = -(-K // D)
     G = normal_numbers(blocks * D * D, seed, step, device).to(dtype).reshape(blocks, D, D)
@@ -117,12 +144,29 @@ def sobol(
 
     The points are made once; (seed, step) only flips their binary digits, one hashed pattern for each
     coordinate (a digital shift), which keeps their low discrepancy and makes every direction uniform on the
-    sphere.  Best with K a power of 2.  D is at most 21201.
+    sphere.  Best with K a power of 2.
+
+    Args:
+        D: width of the embeddings, at most 21201.
+        K: number of directions.
+        seed: of the shift; any integer, taken modulo 2^64.
+        step: position in the stream of shifts, an integer or a tensor that holds one.
+        device: of the result; None for torch's default device.
+        dtype: of the result; the numbers are computed in float32.
+
+    Returns:
+        `(D, K)`, the same numbers for the same seed and step.
+
+    Raises:
+        ValueError: D > 21201, for which torch has no Sobol numbers.
 
     Example:
         >>> A = sobol(16, 64, seed=0, step=3)
         >>> A.shape, bool((A.norm(dim=0) - 1).abs().max() < 1e-6)
         (torch.Size([16, 64]), True)
+
+    Source: Sobol, USSR Computational Mathematics and Mathematical Physics 7 (1967), by
+    `torch.quasirandom.SobolEngine`; L'Ecuyer and Lemieux, in Modeling Uncertainty (2002), for digital shifts.
     """
     shift = logical_shift(random_bits(D, seed, step, device), 64 - _SOBOL_BITS)
     points = _sobol_points(D, K, shift.device) ^ shift.unsqueeze(-1)
@@ -194,7 +238,17 @@ DIRECTIONS: dict[str, Directions] = {"gaussian": gaussian, "orthogonal": orthogo
 
 
 def by_name(directions: Name | Directions) -> Directions:
-    """The function behind a name; a callable `(D, K, *, seed, step, device, dtype) -> (D, K)` is itself."""
+    """The function behind a name; a callable `(D, K, *, seed, step, device, dtype) -> (D, K)` is itself.
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+        >>> by_name("orthogonal")(32, 64, seed=0, step=3).shape
+        torch.Size([32, 64])
+        >>> by_name("subspaces")
+        Subspaces(number=4, size=None)
+    """
     if callable(directions):
         return directions
     if directions == "subspaces":

@@ -51,6 +51,7 @@ def sigreg(
         ValueError: shapes that do not fit, an unknown name, negative weights.
 
     Example:
+        >>> import torch
         >>> from sigreg.directions import gaussian
         >>> z = torch.randn(128, 64, generator=torch.Generator().manual_seed(0))
         >>> gradient = torch.func.grad(sigreg)(z, gaussian(64, 256))

@@ -60,6 +60,8 @@ def backward(
         RuntimeError: nothing requires a gradient, or the second pass gave other embeddings.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> from sigreg import LeJEPALoss
         >>> net, images = nn.Linear(8, 4), torch.randn(2, 64, 8)  # two views of 64 images
         >>> loss, prediction, sigreg = backward(LeJEPALoss().components, net, images.split(16, dim=1))

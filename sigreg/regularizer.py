@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import deque
 from typing import Any
@@ -16,7 +17,7 @@ from sigreg.functional import mean_over_slices, members_of
 from sigreg.kernels import Backend, no_autocast
 from sigreg.memory import Memory
 from sigreg.random_numbers import as_int64, random_bits
-from sigreg.sample import Sample, transformed, widest
+from sigreg.sample import Sample, described, transformed, widest
 from sigreg.univariate.epps_pulley import epps_pulley
 from sigreg.univariate.statistic import Choice, describe
 
@@ -40,7 +41,8 @@ class SIGReg(nn.Module):
 
     Args:
         statistic: the name of one in `sigreg.univariate`, any callable `(..., N, K) -> (..., K)`, or
-            a dict of weights over these, e.g. `{"epps_pulley": 1.0, "vcreg": 0.1}`.
+            a dict of weights over these, e.g. `{"epps_pulley": 1.0, "vcreg": 0.1}`.  Settings of one member
+            are bound to it: `{functools.partial(epps_pulley, t_max=5.0): 1.0, "vcreg": 0.1}`.
         num_slices: directions per call, K.
         directions: "gaussian" (independent, as in other implementations), "orthogonal"
             (lower variance from K = D on), "sobol", "subspaces"
@@ -70,6 +72,7 @@ class SIGReg(nn.Module):
     Non-finite embeddings of positive weight give a non-finite loss, so that a GradScaler can skip the step.
 
     Example:
+        >>> import torch
         >>> sigreg = SIGReg(num_slices=256)
         >>> z = torch.randn(8, 128, 64, generator=torch.Generator().manual_seed(0))  # (V, N, D)
         >>> bool(0.9 < sigreg(z) < 1.2)  # 1.05 is its expected value under N(0, I)
@@ -133,7 +136,7 @@ class SIGReg(nn.Module):
             step: use the directions of this step; nothing advances.  Needed under `torch.func` in training
                 mode.
         """
-        if isinstance(step, float):
+        if isinstance(step, float | str) or (isinstance(step, Tensor) and step.is_floating_point()):
             raise TypeError(f"step={step!r} must be an int or a tensor that holds one")
         group = collectives.resolve(self.group)
         if self.memory is not None and weights is None:
@@ -144,6 +147,10 @@ class SIGReg(nn.Module):
         self._warn_about_sample_axis(z, group)
         advance = self.training and step is None
         if step is None:
+            if self.step.is_meta and not sample.x.is_meta:  # every call would use step 0
+                raise RuntimeError(
+                    f"SIGReg is on the meta device, z on {z.device}; call to_empty(device=...) on the module"
+                )
             step = self._step_of_call(sample.x) if advance else self.step
         if self.memory is not None:
             sample = self.memory.joined(sample, advance=advance)
@@ -166,7 +173,8 @@ class SIGReg(nn.Module):
             self._axis_warned = True
             warnings.warn(
                 f"SIGReg tests {z.shape[-2]} samples for each of {tuple(z.shape[:-2])} leading indices; if "
-                "this is (B, T, D), transpose it to (T, B, D) or use sigreg.sequences",
+                "the batch is the first dimension, as in (B, T, D), transpose it to (T, B, D), or use "
+                "sigreg.sequences",
                 SampleAxisWarning,
                 stacklevel=4,
             )
@@ -235,6 +243,15 @@ class SIGReg(nn.Module):
             self.reset_memory()
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SIGReg:
+        """A copy of all but the process group, which both share."""
+        if isinstance(self.group, torch.distributed.ProcessGroup):
+            memo[id(self.group)] = self.group
+        new = self.__class__.__new__(self.__class__)
+        memo[id(self)] = new
+        new.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return new
+
     def get_extra_state(self) -> Tensor:
         """`[seed, step]`; not buffers, since averages of weights (EMA) average buffers too."""
         return torch.stack([torch.full_like(self.step, as_int64(self.seed)), self.step])
@@ -257,3 +274,12 @@ class SIGReg(nn.Module):
         directions = getattr(self.directions, "__name__", repr(self.directions))
         memory = f", memory={self.memory.size}" if self.memory is not None else ""
         return f"{describe(self.statistic)}, num_slices={self.num_slices}, directions={directions}{memory}"
+
+
+def regularizer(sigreg: SIGReg | None) -> SIGReg:
+    """The module that an objective was given, `SIGReg()` for None, or an error for anything else."""
+    if sigreg is None:
+        return SIGReg()
+    if not isinstance(sigreg, nn.Module) or not hasattr(sigreg, "group"):
+        raise TypeError(f"sigreg must be a SIGReg, such as SIGReg(num_slices=256), got {described(sigreg)}")
+    return sigreg

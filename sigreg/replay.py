@@ -39,6 +39,7 @@ class Called:
 
     def __init__(self, encode: Any, modules: Iterable[nn.Module] | None) -> None:
         self.buffers: dict[nn.Module, dict[str, tuple[Tensor | None, Tensor | None]]] = {}
+        self.attributes: dict[nn.Module, dict[str, Any]] = {}
         self.wrappers: dict[DistributedDataParallel, bool] = {}
         known = [encode, getattr(encode, "__self__", None)] if modules is None else modules
         roots = [module for module in known if isinstance(module, nn.Module)]
@@ -59,6 +60,8 @@ class Called:
                 self.buffers[m] = {name: (b, None if b is None else b.clone()) for name, b in named}
                 if isinstance(m, DistributedDataParallel):
                     self.wrappers[m] = m.require_forward_param_sync
+                else:
+                    self.attributes[m] = dict(vars(m))
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -72,10 +75,20 @@ class Called:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Brings the buffers back, so that BatchNorm's running statistics move once."""
+        """Brings buffers and attributes back, so that BatchNorm's running statistics and a count move once.
+
+        An attribute that is a list, a dict or a tensor is the same object again; what was changed within it
+        stays.  A buffer that holds what it held is not written to: it may be part of an earlier graph.
+        """
         for module, buffers in self.buffers.items():
             for name, (buffer, value) in buffers.items():
-                module._buffers[name] = buffer if buffer is None or value is None else buffer.copy_(value)
+                if buffer is not None and value is not None and not torch.equal(buffer, value):
+                    buffer.copy_(value)
+                module._buffers[name] = buffer
+        for module, attributes in self.attributes.items():
+            for name in vars(module).keys() - attributes.keys():
+                del vars(module)[name]
+            vars(module).update(attributes)
         for wrapper, broadcasts in self.wrappers.items():  # its first forward sends rank 0's buffers
             wrapper.require_forward_param_sync = broadcasts
 

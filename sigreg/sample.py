@@ -146,8 +146,7 @@ def _totals(w1: Number, w2: Number) -> tuple[Number, Number]:
 def checked(x: Tensor, group: BatchGroup = SINGLE_PROCESS, weights: Tensor | None = None) -> Tensor:
     """`x` in float32 or float64, or an error that says what is wrong with it."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"expected a floating-point tensor (..., N, D), got {kind}; convert it with .float()")
+        raise TypeError(f"expected a floating-point tensor (..., N, D), got {described(x)}{_conversion(x)}")
     if x.ndim < 2:
         raise ValueError(f"expected (..., N, D), got shape {tuple(x.shape)}; one sample of N is x[:, None]")
     if 0 in (*x.shape[:-2], x.shape[-1]):
@@ -160,11 +159,28 @@ def checked(x: Tensor, group: BatchGroup = SINGLE_PROCESS, weights: Tensor | Non
     return x if x.dtype == torch.float64 else x.float()
 
 
+def described(x: object) -> str:
+    """What an argument is, for a message: a short value, the dtype of a tensor, or the type."""
+    if isinstance(x, Tensor):
+        return f"a tensor of {x.dtype}"
+    return repr(x) if x is None or isinstance(x, str | int | float | type) else f"a {type(x).__name__}"
+
+
+def _conversion(x: object) -> str:
+    """How to make embeddings of what is none."""
+    if isinstance(x, Tensor):
+        return "" if x.is_complex() else "; convert it with .float()"
+    if isinstance(x, list | tuple):
+        return "; views of equal shape become one tensor by torch.stack"
+    return "; convert it with torch.as_tensor" if hasattr(x, "__array__") else ""
+
+
 def weights_of_rows(weights: Tensor, x: Tensor) -> Tensor:
     """Weights `(..., N)` for the rows of x `(..., N, D)`, constants in their own dtype, or an error."""
     if not isinstance(weights, Tensor) or not (weights.is_floating_point() or weights.dtype == torch.bool):
-        kind = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"weights must be a bool or floating-point tensor, got {kind}; use weights.bool()")
+        raise TypeError(
+            f"weights must be a bool or floating-point tensor, got {described(weights)}; use weights.bool()"
+        )
     try:
         return weights.detach().expand(x.shape[:-1])
     except RuntimeError:

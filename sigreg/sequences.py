@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sigreg.kernels import no_autocast
-from sigreg.regularizer import SIGReg
-from sigreg.sample import weights_of_rows
+from sigreg.regularizer import SIGReg, regularizer
+from sigreg.sample import described, weights_of_rows
 
 Samples: TypeAlias = Literal["per_step", "pooled", "both"]
 
@@ -24,21 +24,29 @@ class SequenceSIGReg(nn.Module):
     Args:
         sigreg: the regularizer; None for `SIGReg()`.
         samples: "per_step", "pooled" or "both".
-        window: an odd number of steps.  From each step the mean of its sequence over the window around it
-            is subtracted first (temporal centring); the window is cut off at the ends, and 2 T - 1 steps
-            are the whole sequence.  None subtracts nothing.
+        window: an odd int, the number of steps.  From each step the mean of its sequence over the window
+            around it is subtracted first (temporal centring); the window is cut off at the ends, and 2 T - 1
+            steps are the whole sequence.  None subtracts nothing.
 
     Shapes:
         z `(B, T, D)`, weights `(B, T)` (bool or non-negative, 0 for a padded step) -> scalar.  Padded steps
         enter neither the sample nor the mean over a window.
 
+    The statistic is multiplied by the size of its sample, without padded steps: B for "per_step", B T for
+    "pooled".  Under N(0, I) the default statistic is 1.05 on average for each; where all embeddings are 0 it
+    is 0.402 B and 0.402 B T.
+
     Raises:
+        TypeError: z is not a floating-point tensor, weights are neither bool nor floating-point, or sigreg is
+            not a module such as `SIGReg`.
         ValueError: an unknown name, a window that is not odd and at least 3, "both" with a memory, z that is
-            not `(B, T, D)`.
+            not `(B, T, D)`, or weights that do not fit or are negative.
 
     Under activation checkpointing "both" needs `step=`.
 
     Example:
+        >>> import torch
+        >>> from sigreg import SIGReg
         >>> z = torch.zeros(64, 5, 16)  # collapsed: 0.402 for each row of a sample
         >>> for samples in ("per_step", "pooled"):
         ...     print(round(float(SequenceSIGReg(SIGReg(num_slices=64), samples=samples)(z)), 2))
@@ -54,9 +62,9 @@ class SequenceSIGReg(nn.Module):
         super().__init__()
         if samples not in get_args(Samples):
             raise ValueError(f"samples={samples!r} is unknown; use one of {get_args(Samples)}")
-        if window is not None and (window < 3 or window % 2 == 0):
+        if window is not None and (not isinstance(window, int) or window < 3 or window % 2 == 0):
             raise ValueError(f"window={window} must be an odd number of steps, at least 3, or None")
-        self.sigreg = SIGReg() if sigreg is None else sigreg
+        self.sigreg = regularizer(sigreg)
         if samples == "both" and self.sigreg.memory is not None:
             raise ValueError("a memory holds samples of one shape; use two modules in the place of 'both'")
         self.samples, self.window = samples, window
@@ -65,6 +73,8 @@ class SequenceSIGReg(nn.Module):
         self, z: Tensor, weights: Tensor | None = None, *, step: int | Tensor | None = None
     ) -> Tensor:
         """The regularizer of sequences `(B, T, D)`; `step` as in `SIGReg.forward`."""
+        if not isinstance(z, Tensor):
+            raise TypeError(f"expected one tensor (B, T, D) of sequences, got {described(z)}")
         if z.ndim != 3:
             raise ValueError(f"expected sequences (B, T, D), got shape {tuple(z.shape)}")
         if weights is not None:

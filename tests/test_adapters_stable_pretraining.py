@@ -89,6 +89,8 @@ def test_a_checkpoint_of_ours_loads_as_it_was():
 def test_stacked_views_are_an_error_that_says_what_to_do():
     with pytest.raises(ValueError, match="pool views"):
         SlicedEppsPulley()(embeddings(2, 9, 4))
+    with pytest.raises(TypeError, match=r"got list; pool views with torch\.cat\(views\)"):
+        SlicedEppsPulley()(list(embeddings(2, 9, 4)))
 
 
 def test_another_statistic_is_honoured_and_a_grid_for_it_refused():

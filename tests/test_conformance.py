@@ -122,6 +122,17 @@ def test_a_target_that_takes_no_embeddings_says_what_was_tried():
         Target("conformance_copies:takes_nothing")
 
 
+def test_a_class_or_a_function_is_checked_as_its_name_is():
+    for copy, name in ((SIGReg, "sigreg:SIGReg"), (epps_pulley, "sigreg.univariate:epps_pulley")):
+        assert list(check(copy, run=None)) == list(check(name, run=None))
+
+
+@pytest.mark.parametrize(("copy", "got"), [(SIGReg(), "<SIGReg object>"), (lambda z: z.mean(), "<lambda>")])
+def test_what_two_processes_cannot_find_by_its_name_is_refused(copy, got):
+    with pytest.raises(TypeError, match=f"expected 'module:Name', or a class or function.*got .*{got}"):
+        next(check(copy))
+
+
 def test_settings_are_written_behind_the_name():
     assert parsed("a.b:C(x=1, y='z')") == ("a.b:C", {"x": 1, "y": "z"})
     assert parsed("a:b") == ("a:b", {})
@@ -136,7 +147,9 @@ def test_the_exit_status_is_one_on_a_fault_and_the_tables_are_written(tmp_path, 
     assert "FIRST" in capsys.readouterr().out
     found = json.loads((tmp_path / "rows.json").read_text())
     assert [len(table) for table in found.values()] == [10, 10]
-    assert (tmp_path / "table.md").read_text().startswith("(1) `conformance_copies:Right, ")
+    table = (tmp_path / "table.md").read_text()
+    assert "| (1) `conformance_copies:Right` | ok |" in table
+    assert "**(1) `conformance_copies:Right, " in table
     assert main([copies[0], "--one-process"]) == 0
 
 
@@ -153,9 +166,11 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "adapters")])}
 
 
-def test_the_markdown_has_a_column_for_each_copy():
+def test_the_markdown_has_a_row_for_each_copy():
     table = markdown({"a:B": [Row("value", "right")], "c:D": [Row("value", "wrong", FAULT)]})
-    assert "| value | ok | FAULT |" in table
+    assert "| copy | value |" in table
+    assert "| (1) `a:B` | ok |" in table
+    assert "| (2) `c:D` | FAULT |" in table
 
 
 GOLDEN = golden.load()

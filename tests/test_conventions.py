@@ -101,6 +101,32 @@ def test_there_and_back_is_the_identity(source, target):
 
 
 @pytest.mark.parametrize(
+    ("spelled", "name"),
+    [("stable_pretraining", "stable-pretraining"), ("EB-JEPA", "eb_jepa"), ("le_WM", "le-wm")],
+)
+def test_capitals_and_underscores_of_a_name_do_not_matter(spelled, name):
+    sizes = {"N": 128, "D": 32, "V": 4}
+    assert convert_lambda(0.05, spelled, "Paper", **sizes) == convert_lambda(0.05, name, "paper", **sizes)
+    assert convert_lambda(0.05, "Paper", spelled, **sizes) == convert_lambda(0.05, "paper", name, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("value", "sizes", "error", "says"),
+    [
+        (1.0, {"N": -4}, ValueError, "N=-4 must be at least 1"),
+        (1.0, {"N": 0}, ValueError, "N=0 must be at least 1"),
+        (1.0, {"N": 64, "D": 0}, ValueError, "D=0 must be at least 1"),
+        (1.0, {"N": 64.0}, TypeError, r"N=64\.0 must be an int"),
+        (1.0, {"N": "64"}, TypeError, "N='64' must be an int"),
+        ("1.0", {"N": 64}, TypeError, "value='1.0' must be a number"),
+    ],
+)
+def test_sizes_and_lambdas_that_are_none_are_named(value, sizes, error, says):
+    with pytest.raises(error, match=says):
+        convert_lambda(value, "eb_jepa", "sigreg", **sizes)
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ((0.1, "sigreg", "dino"), "dino"),

@@ -213,7 +213,38 @@ def test_any_floating_dtype_is_welcome(dtype: torch.dtype) -> None:
     assert diagnose(normal(128, 8).to(dtype).requires_grad_()).healthy
 
 
+def test_an_array_of_numpy_is_diagnosed_as_its_tensor_is() -> None:
+    z = 0.5 * normal(128, 8)
+    assert str(diagnose(z.numpy())) == str(diagnose(z))
+    with pytest.raises(TypeError, match="floating-point"):
+        diagnose(z.numpy().astype("int64"))
+
+
+def test_the_repr_is_one_line_with_the_names() -> None:
+    assert repr(diagnose(normal(128, 8))) == "Diagnosis(N=128, D=8: healthy)"
+    z = 0.5 * normal(128, 8) + 1
+    assert repr(diagnose(z)) == "Diagnosis(N=128, D=8: off scale, off centre)"
+
+
+@pytest.mark.parametrize(
+    ("N", "error", "says"),
+    [
+        (-1, ValueError, "N=-1 must be at least 1"),
+        (0.5, ValueError, r"N=0\.5 must be at least 1"),
+        (float("nan"), ValueError, "N=nan must be at least 1"),
+        ("16", TypeError, "N='16' must be a number"),
+    ],
+)
+def test_no_sample_has_such_a_value_at_collapse(N: float, error: type, says: str) -> None:
+    with pytest.raises(error, match=says):
+        collapsed_value(N)
+
+
 def test_mistakes_of_a_caller_are_explained() -> None:
+    with pytest.raises(ValueError, match=r"\(8,\); N values in one dimension are z\[:, None\]"):
+        diagnose(torch.zeros(8))
+    with pytest.raises(ValueError, match="num_slices=0 must be at least 1"):
+        diagnose(normal(8, 4), num_slices=0)
     with pytest.raises(ValueError, match=r"\(N, D\) of one view.*\(2, 8, 4\)"):
         diagnose(torch.zeros(2, 8, 4))
     with pytest.raises(ValueError, match="inf or nan"):

@@ -108,6 +108,17 @@ def test_what_cannot_be_diagnosed_is_named(calls, says):
         diagnose_batch(calls)
 
 
+@pytest.mark.parametrize("calls", [normal(8, 4), [normal(2, 8, 4)], [normal(8, 4), normal(8, 4)]])
+def test_embeddings_that_are_not_in_pairs_are_named(calls):
+    with pytest.raises(TypeError, match=r"a pair \(z, weights\) for each call; of one z: \[\(z, None\)\]"):
+        diagnose_batch(calls)
+
+
+def test_a_number_of_slices_below_one_is_named():
+    with pytest.raises(ValueError, match="num_slices=0 must be at least 1"):
+        diagnose_batch([(normal(8, 4), None)], num_slices=0)
+
+
 SPLITS = ((40, 24), (64, 0), (1, 63))
 VIEWS = normal(2, 64, 8) * torch.linspace(0.2, 1.5, 8) + 0.1
 WEIGHTS = torch.rand(2, 64, generator=torch.Generator().manual_seed(3)).round(decimals=1)

@@ -1,8 +1,10 @@
 """Is it Gaussian yet?  The report says no to what is not, and yes 19 times of 20 to what is."""
 
 import math
+import subprocess
 import sys
 
+import pandas
 import pytest
 import torch
 from torch import Tensor
@@ -110,7 +112,31 @@ def test_any_floating_dtype_and_a_gradient_are_welcome(dtype: torch.dtype) -> No
     assert not found.worst_slice.requires_grad
 
 
+def test_arrays_of_numpy_and_pandas_are_reported_as_tensors_are() -> None:
+    z, mask = normal(64, 6, seed=3), torch.arange(64) < 50
+    array = z.numpy().copy()
+    array.flags.writeable = False
+    assert repr(report(array)) == repr(report(pandas.DataFrame(array))) == repr(report(z))
+    masked = gaussianity(array, weights=mask.numpy(), num_slices=32, num_null=39)
+    assert repr(masked) == repr(report(z[:50]))
+    with pytest.raises(TypeError, match="floating-point"):
+        gaussianity(array.astype("int64"))
+
+
+def test_arrays_are_recognised_without_importing_numpy() -> None:
+    code = "import sys; sys.modules['numpy'] = None; import torch; from sigreg.diagnostics import diagnose\n"
+    code += "print(diagnose(torch.randn(64, 4)))"
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 def test_mistakes_are_explained() -> None:
+    with pytest.raises(ValueError, match=r"\(8,\); N values in one dimension are z\[:, None\]"):
+        gaussianity(torch.zeros(8))
+    with pytest.raises(ValueError, match="num_slices=0 must be at least 1"):
+        gaussianity(normal(8, 4), num_slices=0)
+    with pytest.raises(TypeError, match=r"num_slices=8\.0 must be an int"):
+        gaussianity(normal(8, 4), num_slices=8.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(N, D\) of one view.*\(2, 8, 4\)"):
         gaussianity(torch.zeros(2, 8, 4))
     with pytest.raises(ValueError, match="num_null=5"):

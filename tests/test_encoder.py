@@ -52,6 +52,19 @@ def seen(module: torch.nn.Module, store: list[torch.Tensor], of: str = "out") ->
     module.register_forward_hook(lambda m, args, out: store.append(out if of == "out" else args[0]))
 
 
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [
+        ("resnet_50", "resnet50, "),
+        ("vit_small", "vit_small_patch"),  # the beginning of a name
+        ("no such network at all", "none"),
+    ],
+)
+def test_an_unknown_model_is_answered_by_the_names_nearest_to_it(name, close):
+    with pytest.raises(ValueError, match=f"timm has no model '{name}'; close names: {close}"):
+        Encoder(name)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_are_those_of_forward_features_on_their_grid(family):
     encoder, x = encoder_of(family), images()

@@ -372,6 +372,25 @@ def test_a_new_batch_size_costs_no_new_compilation():
     assert stats["unique_graphs"] <= 2, stats  # one forward, one backward
 
 
+@pytest.mark.long
+def test_many_kinds_of_calls_stay_within_the_limit_of_compilations(monkeypatch):
+    """Dynamo's guards without generated code: sizes of 1, masks and dtypes are compiled one by one."""
+    torch._dynamo.reset()
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, options, **k: compile_(f, backend="eager", **k))
+    inductor._compiled.cache_clear()
+    calls = ((2, 64), False, True), ((2, 40), False, True), ((64,), False, False), ((2, 64), True, True)
+    for shape, masked, train in (*calls, ((64,), True, True)):
+        z = torch.randn(*shape, 8, requires_grad=train)
+        sample = Sample(z, torch.rand(shape) < 0.8 if masked else None)
+        value = kernels.sliced_epps_pulley(
+            sample, torch.randn(8, 16), num_points=33, backend="inductor"
+        ).sum()
+        if train:
+            value.backward()
+    inductor._compiled.cache_clear()
+
+
 TRITON = """
 import torch
 from sigreg import kernels
@@ -416,6 +435,20 @@ got = sliced(z, A)
 assert_near(got, grad.transpose(0, 1)[..., ::2], reference(z, A))
 
 assert torch.equal(got, sliced(z, A))
+
+# The first call times every configuration of a GPU; the one that wins must not find what others wrote.
+import triton
+from sigreg.kernels import triton as ours
+z, A = problem(1, 64, 16, 128)
+expected = reference(z, A)
+for winner in range(3):
+    kernel, times = ours._gradient_kernel, iter([0.0 if i == winner else 1.0 for i in range(3)])
+    kernel.configs = [triton.Config({"BLOCK_K": k, "BLOCK_N": 64, "BLOCK_D": 32}) for k in (32, 64, 128)]
+    kernel.cache, ours._CONFIGS = {}, kernel.configs
+    kernel._do_bench = lambda call, quantiles=None: call() or [next(times)] * 3
+    vars(kernel)["do_bench"] = kernel._do_bench
+    got = sliced(z, A)
+    assert_near(got, *torch.autograd.grad(got, z), expected)
 """
 
 

@@ -95,6 +95,7 @@ def test_what_lightly_refuses_works():
     criterion = LeJEPALoss().eval()
     torch.testing.assert_close(criterion(list(z)), criterion(global_proj=z))
     torch.testing.assert_close(criterion(global_proj=z, local_proj=None), criterion(z, num_global=2))
+    assert criterion.train()(z, step=0) == criterion.forward_components(global_proj=z, step=0).total
 
 
 def test_both_call_styles_at_once_or_none_is_an_error():
@@ -304,13 +305,38 @@ def test_knots_and_t_max_reach_any_form_of_epps_pulley(statistic):
     [
         ({"statistic": "vcreg", "knots": 17}, TypeError, "num_points"),
         ({"knots": 17, "num_points": 9}, ValueError, "knots= or num_points="),
-        ({"num_slices": 9}, ValueError, "num_vectors= or num_slices="),
+        ({"num_vectors": 8, "num_slices": 9}, ValueError, "num_vectors= or num_slices="),
         ({"gather_distributed": True, "group": None}, ValueError, "gather_distributed= or group="),
     ],
 )
 def test_conflicting_settings_are_refused(settings, error, says):
     with pytest.raises(error, match=says):
         SIGReg(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"sigreg_num_vectors": 8, "num_slices": 9}, "sigreg_num_vectors= or num_slices="),
+        ({"sigreg_num_vectors": 1024, "num_slices": 9}, "sigreg_num_vectors= or num_slices="),
+        ({"sigreg_t_max": 5.0, "t_max": 4.0}, "sigreg_t_max= or t_max="),
+        ({"gather_distributed": True, "group": None}, "gather_distributed= or group="),
+    ],
+)
+def test_conflicting_settings_of_the_loss_are_refused(settings, says):
+    with pytest.raises(ValueError, match=f"give {says}, which is sigreg's name for it, not both"):
+        LeJEPALoss(**settings)
+
+
+def test_settings_of_sigreg_are_keywords_under_its_own_names():
+    z = embeddings(2, 24, 16)
+    own = SIGReg(num_slices=8, num_points=9, t_max=4.0)
+    assert own.num_vectors == own.num_slices == 8
+    loss = LeJEPALoss(num_slices=8, num_points=9, t_max=4.0).eval()
+    theirs = LeJEPALoss(sigreg_num_vectors=8, sigreg_knots=9, sigreg_t_max=4.0).eval()
+    torch.testing.assert_close(loss(z), theirs(z), rtol=0, atol=0)
+    assert loss.sigreg.num_vectors == 8
+    assert LeJEPALoss().sigreg.num_vectors == SIGReg().num_vectors == 1024
 
 
 def test_num_global_beside_global_projections_is_refused():

@@ -179,6 +179,42 @@ def test_buffers_move_once_also_those_that_are_replaced():
     assert float(model.total) == 4
 
 
+class Cached(nn.Module):
+    """It counts its calls, keeps a cache by length, as rotary embeddings do, and has an expanded buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, 4).double()
+        self.register_buffer("mask", torch.ones(1).double().expand(4))
+        self.calls, self.length = 0, 2
+        self.register_buffer("scale", torch.ones(2).double())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if x.shape[-2] > self.length:
+            self.length = x.shape[-2]
+            self.scale = 1 / torch.arange(1, self.length + 1, dtype=torch.float64)
+            self.known = True
+        return self.layer(x) * self.mask * self.scale[: x.shape[-2], None] * self.calls
+
+
+def test_attributes_of_the_modules_go_back_with_their_buffers():
+    x, models, criterion = batch(1, 12), (Cached(), Cached()), SIGReg(num_slices=8).eval()
+    models[1].layer.load_state_dict(models[0].layer.state_dict())
+    criterion(torch.cat([models[0](part) for part in x.split(3, dim=1)], dim=1)).backward()
+    backward(criterion, models[1], x.split(3, dim=1))
+    assert_close(gradients(models[1]), gradients(models[0]), **EXACT)
+    assert (models[1].calls, models[1].length, models[1].known) == (4, 3, True)
+    assert_close(models[1].scale, models[0].scale)
+
+
+def test_a_graph_that_was_built_before_is_still_valid():
+    model, x = network(nn.BatchNorm1d).eval(), batch(1, 12)
+    earlier = model(x[0]).square().mean()
+    backward(SIGReg(num_slices=8), lambda part: model(part[0]), x.split(3, dim=1))
+    earlier.backward()
+
+
 def test_a_view_of_a_frozen_network_takes_no_gradient():
     online, target, x = network(), network(nn.BatchNorm1d), batch(1, 12)[0]
     before = copy.deepcopy(target.state_dict())

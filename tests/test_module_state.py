@@ -85,6 +85,15 @@ def test_a_module_from_the_meta_device_starts_at_step_0() -> None:
     assert state(sigreg) == [3, 0]
 
 
+def test_a_module_left_on_the_meta_device_is_an_error() -> None:
+    with torch.device("meta"):
+        sigreg = SIGReg(num_slices=4)
+    for criterion in (sigreg, sigreg.eval()):
+        with pytest.raises(RuntimeError, match=r"meta device, z on cpu; call to_empty\(device"):
+            criterion(torch.zeros(8, 3))
+    assert sigreg.to_empty(device="cpu")(torch.zeros(8, 3)) > 0
+
+
 def test_a_checkpoint_loads_into_a_module_on_the_meta_device() -> None:
     source = SIGReg(num_slices=4, seed=5)
     source(normal(8, 3))

@@ -200,7 +200,28 @@ def test_of_several_criteria_the_named_one_is_watched():
     assert logged["gaussianity/sd"] < 2
 
 
-@pytest.mark.parametrize("name", ["every_n_steps", "patience", "num_slices"])
-def test_a_setting_out_of_range_is_named(name):
-    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
-        GaussianityMonitor(**{name: 0})
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"every_n_steps": 0}, ValueError, "every_n_steps=0 must be at least 1"),
+        ({"every_n_steps": 2.5}, TypeError, r"every_n_steps=2\.5 must be an int"),
+        ({"patience": 0}, ValueError, "patience=0 must be at least 1"),
+        ({"patience": True}, TypeError, "patience=True must be an int"),
+        ({"num_slices": 0}, ValueError, "num_slices=0 must be at least 1"),
+        ({"num_slices": "8"}, TypeError, "num_slices='8' must be an int"),
+        ({"figure_every_n_steps": -1}, ValueError, "figure_every_n_steps=-1 must be at least 0"),
+        ({"collapse": 0}, ValueError, r"collapse=0 must lie in \(0, 1\]"),
+        ({"collapse": 1.5}, ValueError, r"collapse=1\.5 must lie in \(0, 1\]"),
+        ({"collapse": "0.1"}, TypeError, "collapse='0.1' must be a number"),
+        ({"module": 100}, TypeError, "module must be the name of a submodule.*got int"),
+        ({"module": SIGReg()}, TypeError, "module must be the name of a submodule.*got SIGReg"),
+    ],
+)
+def test_a_setting_of_the_wrong_type_or_out_of_range_is_named(settings, error, says):
+    with pytest.raises(error, match=says):
+        GaussianityMonitor(**settings)
+
+
+def test_settings_at_the_ends_of_their_ranges_are_taken():
+    monitor = GaussianityMonitor(None, collapse=1, every_n_steps=1, patience=1, figure_every_n_steps=0)
+    assert (monitor.collapse, monitor.figure_every_n_steps) == (1, 0)

@@ -128,6 +128,10 @@ def test_two_uneven_ranks_are_one_process():
         (lambda: criterion()(torch.zeros(4, 3), nn.Identity()), r"\(B, T, D\)"),
         (lambda: criterion(rollout=3)(torch.zeros(4, 3, 2), nn.Identity()), "T > rollout=3"),
         (lambda: criterion()(torch.zeros(4, 3, 2), lambda z: z[:, :1]), "one embedding for each position"),
+        (
+            lambda: criterion()(torch.zeros(4, 3, 2), lambda z, a: z, torch.zeros(4, 5, 1)),
+            r"actions \(4, 5, 1\) do not fit .* \(4, 3, ...\) or \(4, 2, ...\)",
+        ),
     ],
 )
 def test_bad_input_is_an_error_that_says_what_came(call, says):

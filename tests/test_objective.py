@@ -1,10 +1,15 @@
 """LeJEPALoss: prediction, regularizer and their sum."""
 
+import warnings
+
 import pytest
 import torch
 from test_regularizer import embeddings
 
 from sigreg import LeJEPALoss, SIGReg
+from sigreg.objective import NextEmbeddingLoss
+from sigreg.regularizer import SampleAxisWarning
+from sigreg.sequences import SequenceSIGReg
 
 
 def loss(lambda_param: float = 0.05) -> LeJEPALoss:
@@ -39,6 +44,31 @@ def test_two_views_and_one_view_work():
     assert loss().components(embeddings(1, 16, 8)).prediction == 0
 
 
+def test_a_step_decides_the_directions():
+    views, criterion = embeddings(3, 16, 8), LeJEPALoss(sigreg=SIGReg(num_slices=16))
+    first = criterion(views)
+    assert criterion(views) != first
+    assert criterion(views, step=0) == first == criterion.components(views, step=0).total
+    assert int(criterion.sigreg.step) == 2
+
+
+@pytest.mark.parametrize("objective", [LeJEPALoss, NextEmbeddingLoss, SequenceSIGReg])
+def test_what_is_no_sigreg_is_refused_at_construction(objective):
+    for value in (256, "watson", SIGReg, SequenceSIGReg()):
+        with pytest.raises(TypeError, match="sigreg must be a SIGReg"):
+            objective(sigreg=value)
+
+
+def test_more_views_than_samples_in_one_tensor_are_a_warning_once():
+    views, criterion = embeddings(16, 4, 8), loss()
+    with pytest.warns(SampleAxisWarning, match=r"16 views of 4 samples; if the tensor is \(N, V, D\)"):
+        criterion(views)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        criterion(views)
+        loss()(list(views))  # a list says which dimension the views are
+
+
 def test_half_precision_views_give_a_float32_loss():
     total, prediction, sigreg = loss().components(embeddings(2, 16, 8).bfloat16())
     assert total.dtype == prediction.dtype == sigreg.dtype == torch.float32
@@ -52,6 +82,7 @@ def test_half_precision_views_give_a_float32_loss():
         ([torch.zeros(4, 8), torch.zeros(4, 7)], None, ValueError, "view 1 has"),
         ([torch.zeros(4)], None, ValueError, "view 0 has"),
         ([1.0], None, TypeError, "view 0 is a float"),
+        ((z for z in torch.zeros(2, 4, 8)), None, TypeError, "a list of views .* got a generator"),
         (torch.zeros(4, 8), None, ValueError, r"\(V, N, D\)"),
         (torch.zeros(2, 4, 8), 0, ValueError, r"1\.\.\.2"),
         (torch.zeros(2, 4, 8), 3, ValueError, r"1\.\.\.2"),

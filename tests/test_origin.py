@@ -60,6 +60,7 @@ def checkout(tmp_path, monkeypatch):
         ("", "", (), ()),
         ("What it says", "What it says today", (), ()),
         ("    return math", "    # a comment\n    return math", (), ()),
+        ("RATE = 0.1\n", 'RATE = 0.1\n"""What an attribute is."""\n', (), ()),
         ("return str(frame)", "return repr(frame)", ("recipe.py",), ()),
         ("SPARE = 2", "SPARE = 3", ("recipe.py",), ()),
         ("RATE = 0.1", "RATE = 0.2", ("recipe.py",), ("recipe.py",)),

@@ -64,3 +64,9 @@ print(*sorted(new & set({HOSTS!r})))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_every_public_submodule_is_an_attribute_of_the_package():
+    program = "import sigreg; sigreg.conventions.convert_lambda(0.05, 'lightly', 'sigreg');"
+    program += "[getattr(sigreg, name) for name in sigreg._LATER]; assert not hasattr(sigreg, 'unknown')"
+    subprocess.run([sys.executable, "-c", program], check=True)

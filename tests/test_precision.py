@@ -88,6 +88,26 @@ def test_counts_over_ranks_do_not_round_to_half_precision(count, dtype):
         assert_close(value, expected, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("statistic", sorted(CHOICES))
+def test_one_infinite_coordinate_shows_in_value_and_gradient(statistic):
+    z = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    z[3, 1] = torch.inf
+    value = SIGReg(CHOICES[statistic], num_slices=8)(z.requires_grad_())
+    value.backward()
+    assert not value.isfinite()
+    assert not z.grad.isfinite().all()  # which is what a GradScaler looks at
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_graph_of_the_gradient_made_under_autocast_is_of_float32(dtype):
+    z = torch.randn(2, 40, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    sigreg = SIGReg(num_slices=32).eval()
+    (expected,) = torch.autograd.grad(sigreg(z), z, create_graph=True)
+    with torch.autocast("cpu", dtype=dtype):
+        (got,) = torch.autograd.grad(sigreg(z), z, create_graph=True)
+    assert_close(got, expected, rtol=0, atol=0)
+
+
 def scaled_steps(problem: Problem) -> list[tuple[Tensor, float]]:
     """Weights and scale after a good step, one that is infinite on rank 1 only, and a good one."""
     model = DDP(problem.network())

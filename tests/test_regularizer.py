@@ -1,6 +1,7 @@
 """SIGReg: its contract, whatever the statistic."""
 
 import copy
+import inspect
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from sigreg import LeJEPALoss, SIGReg, functional
 from sigreg.directions import Subspaces, gaussian
+from sigreg.multivariate import exact_sigreg
 from sigreg.univariate import epps_pulley
 
 
@@ -140,6 +142,8 @@ def test_bad_embeddings_are_named(z, error, says):
             r"names epps_pulley\(t_max=5.0\) twice",
         ),
         ({"statistic": {"vcreg": float("nan")}}, ValueError, "weight of vcreg is nan"),
+        ({"statistic": "exact_sigreg"}, TypeError, r"sigreg.multivariate.exact_sigreg\(z\).mean\(\)"),
+        ({"statistic": exact_sigreg}, TypeError, "takes whole embeddings"),
     ],
 )
 def test_bad_settings_are_named_at_construction(settings, error, says):
@@ -147,10 +151,33 @@ def test_bad_settings_are_named_at_construction(settings, error, says):
         SIGReg(**settings)
 
 
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.uint8])
+def test_a_step_of_any_integer_dtype_names_the_same_directions(dtype):
+    z, sigreg = embeddings(2, 16, 8), SIGReg(num_slices=8)
+    values = [sigreg(z, step=step) for step in range(3)]
+    assert len(set(values)) == 3
+    assert [sigreg(z, step=torch.tensor(step, dtype=dtype)) for step in range(3)] == values
+
+
+def test_a_misspelt_setting_is_answered_with_all_that_there_are():
+    with pytest.raises(TypeError, match=r"does not take \['slices'\], but grid, num_points, t_max, unb") as e:
+        SIGReg(slices=256)
+    own = [
+        name for name in inspect.signature(SIGReg).parameters if name not in ("statistic", "statistic_kwargs")
+    ]
+    assert all(name in str(e.value) for name in own)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
         (lambda z: SIGReg()(z, step=1.5), TypeError, "step=1.5 must be an int"),
+        (lambda z: SIGReg()(z, step="1"), TypeError, "step='1' must be an int"),
+        (
+            lambda z: SIGReg()(z, step=torch.tensor(1.0)),
+            TypeError,
+            "must be an int or a tensor that holds one",
+        ),
         (lambda z: SIGReg("moments", k_max=4.5)(z), TypeError, "k_max=4.5 must be an int"),
         (lambda z: SIGReg("vasicek_entropy", m=2.5)(z), TypeError, "m=2.5 must be an int"),
         (
@@ -172,7 +199,11 @@ def test_bad_settings_are_named_at_construction(settings, error, says):
             ValueError,
             "computes epps_pulley alone",
         ),
-        (lambda z: LeJEPALoss()(z, num_global=1.0), TypeError, "num_global=1.0 must be an int"),
+        (lambda z: LeJEPALoss()(z, num_global=1.0), TypeError, "num_global must be an int.* got 1.0"),
+        (lambda z: LeJEPALoss()(z[0], z[1]), ValueError, r"two views are passed as \[z1, z2\]"),
+        (lambda z: LeJEPALoss()(z, z), TypeError, "num_global .* got a tensor .*; views are one argument"),
+        (lambda z: SIGReg()(list(z)), TypeError, "got a list; views .* torch.stack"),
+        (lambda z: SIGReg()(z.numpy()), TypeError, "got a ndarray; convert it with torch.as_tensor"),
         (lambda z: SIGReg().set_extra_state(torch.zeros(3)), ValueError, r"\[seed, step\]"),
     ],
 )

@@ -132,6 +132,32 @@ def test_the_trap_is_seen_in_the_rows_of_this_repository():
     assert rank_runs(resampled, ignore=["num_slices"]).notes == []
 
 
+def test_runs_that_collapsed_onto_zero_are_noted():
+    runs = [run | {"sigreg": value} for run, value in zip(RUNS, (1.3, 0.40205 * 64, 2.0), strict=True)]
+    (note,) = rank_runs(runs).notes
+    assert note.startswith("SIGReg is 0.40205 N in 1 of 3 runs: their embeddings collapsed onto 0")
+    assert rank_runs([run | {"devices": 2} for run in runs]).notes == []  # 128 are tested together
+    assert len(rank_runs([run | {"devices": 2, "N": 64} for run in runs]).notes) == 1
+    assert rank_runs([run | {"statistic": "watson"} for run in runs]).notes == []
+
+
+def test_the_collapsed_runs_of_this_repository_are_found_and_decide_the_order_over_lambda():
+    rows = [row for row in read_csv(RESULTS / "lambda.csv") if row["batch_size"] == 64]
+    ranking = rank_runs(rows, alpha=0.4, against="accuracy")
+    assert any("0.40205 N in 5 of 40 runs" in note for note in ranking.notes)
+    lowest = sorted(ranking.runs, key=lambda run: run.loss)[:5]
+    assert {run.settings["lambda_param"] for run in lowest} == {0.001}
+    others = rank_runs([row for row in rows if row["lambda_param"] != 0.001], alpha=0.4, against="accuracy")
+    assert others.notes == []
+    assert others.correlation > ranking.correlation + 0.3
+
+
+def test_a_narrow_grid_has_other_values_and_no_note():
+    runs = [run | {"sigreg": 0.9, "t_max": 1.0} for run in RUNS]
+    assert rank_runs(runs).notes == []
+    assert len(rank_runs([run | {"t_max": 3.0} for run in runs]).notes) == 1
+
+
 def test_the_order_agrees_with_accuracy_as_the_results_say():
     rows = read_csv(RESULTS / "recipe.csv")
     ranking = rank_runs(rows, against="accuracy")
@@ -140,6 +166,19 @@ def test_the_order_agrees_with_accuracy_as_the_results_say():
     torch.testing.assert_close(ranking.correlation, float(expected), rtol=1e-12, atol=0)
     results = (RESULTS.parent / "RESULTS.md").read_text(encoding="utf-8")
     assert f"| learning rate, decay, epochs | 30 | 60 | {ranking.correlation:.2f} [" in results
+
+
+def test_one_name_may_be_given_as_a_string():
+    runs = [{"lr": lr, "t_max": 3, "loss": loss} for lr in (0.1, 0.2) for loss in (1.0, 2.0)]
+    assert repr(rank_runs(runs, by="lr")) == repr(rank_runs(runs, by=["lr"]))
+    with pytest.raises(ValueError, match=r"lr is 0\.1 in 2 runs"):
+        rank_runs(runs, objective="lr")
+    with pytest.raises(ValueError, match="no column 'rate'; it has lr, t_max, loss"):
+        rank_runs(runs, by="rate")
+    runs[0]["t_max"] = 5
+    assert rank_runs(runs, ignore="t_max").runs[0].loss == 1.0
+    with pytest.raises(ValueError, match="t_max is 3 in 3 runs and 5 in 1"):
+        rank_runs(runs, ignore="t_max_of_another")  # one name, not a text that contains it
 
 
 def test_equal_accuracies_share_a_rank_and_missing_ones_are_left_out():

@@ -46,7 +46,7 @@ def test_padded_sequences_equal_loops_over_the_valid_steps(samples, window):
     assert int(criterion.sigreg.step) == 1
 
 
-@pytest.mark.parametrize("settings", [{"samples": "time"}, {"window": 4}, {"window": 1}])
+@pytest.mark.parametrize("settings", [{"samples": "time"}, {"window": 4}, {"window": 1}, {"window": 3.0}])
 def test_bad_settings_are_named(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         SequenceSIGReg(**settings)

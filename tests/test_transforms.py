@@ -96,6 +96,20 @@ def test_one_graph_for_any_batch_size(choice, weights) -> None:
     assert int(ours.step) == int(plain.step) == 2
 
 
+@traced
+def test_the_functional_form_is_one_graph_and_is_exported(choice) -> None:
+    torch._dynamo.reset()
+
+    class Pure(torch.nn.Module):
+        def forward(self, z: Tensor, A: Tensor) -> Tensor:
+            return sigreg(z, A, statistic=choice)
+
+    z, A = problem()
+    expected = sigreg(z, A, statistic=choice)
+    assert_close(torch.compile(Pure(), fullgraph=True, backend="aot_eager")(z, A), expected)
+    assert_close(torch.export.export(Pure(), (z, A), strict=True).module()(z, A), expected)
+
+
 @every_kind
 def test_one_graph_for_every_kind_of_directions(kind) -> None:
     torch._dynamo.reset()

@@ -21,6 +21,7 @@ import sigreg
 from sigreg.objective import prediction_loss, stacked
 from sigreg.sample import Sample
 from sigreg.univariate import epps_pulley
+from sigreg_adapters.last_batch import weights_of_one_row
 
 # The host's 10 points on [-3, 3] are the odd multiples of 1/3.  Twice the grid of all multiples up to 3, less
 # that of the even ones up to 8/3, whose last point weighs half and is taken out by a third grid, is theirs.
@@ -68,10 +69,11 @@ class BCS(nn.Module):
     def forward(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
         """The loss of two views, and its two unweighted parts."""
         views = stacked([z1, z2])
-        bcs = self.sigreg(views)
-        (N,) = Sample(views, None, self.sigreg.group).group.all_reduce(bcs.new_full((), len(z1)))
+        sample = Sample(views, weights_of_one_row(views, None, self.sigreg.group), self.sigreg.group)
+        bcs = self.sigreg(views, sample.weights)
+        (N,) = sample.group.all_reduce(bcs.new_full((), len(z1)))
         # the distance between two views is twice that to their mean, so its square is 4 times as large
-        invariance = 4 * prediction_loss(Sample(views, None, self.sigreg.group), 2)
+        invariance = 4 * prediction_loss(sample, 2)
         return {
             "loss": invariance + self.lmbd * bcs / N,
             "bcs_loss": bcs / N,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from sigreg.collectives import Group, resolve
 
-def weights_of_one_row(z: Tensor, weights: Tensor | None) -> Tensor | None:
+
+def weights_of_one_row(z: Any, weights: Tensor | None, group: Group = "auto") -> Tensor | None:
     """The weights `(1,)` of a single row `(..., 1, D)` that has none; else the weights as they are.
 
     With weights SIGReg takes a sample of one row.  Over several processes it takes one without them.
     """
-    if weights is not None or z.shape[-2] != 1:
+    one_row = isinstance(z, Tensor) and z.ndim > 1 and z.shape[-2] == 1
+    if weights is not None or not one_row or resolve(group).size > 1:
         return weights
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return None
     return torch.ones(1, dtype=torch.bool, device=z.device)

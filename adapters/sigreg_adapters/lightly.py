@@ -23,18 +23,29 @@ from torch import Tensor, nn
 
 import sigreg
 from sigreg.objective import LeJEPAComponents, stacked
+from sigreg_adapters.last_batch import weights_of_one_row
 from sigreg_adapters.projector import projector
 
 
 class _DefaultInt(int):
-    """lightly's default, which differs from the same number given by the caller: `grid` may replace it."""
+    """lightly's default, which differs from the same number given by the caller: settings may replace it."""
 
 
 class _DefaultFloat(float):
     """As `_DefaultInt`."""
 
 
-_KNOTS, _T_MAX = _DefaultInt(17), _DefaultFloat(3.0)
+_KNOTS, _T_MAX, _VECTORS = _DefaultInt(17), _DefaultFloat(3.0), _DefaultInt(1024)
+
+
+def _rename(settings: dict[str, Any], **given: tuple[str, Any]) -> None:
+    """Add to `settings` those of lightly's parameters, `theirs=(ours, value)`, that were not left out."""
+    for theirs, (ours, value) in given.items():
+        if isinstance(value, (_DefaultInt, _DefaultFloat)):
+            continue
+        if ours in settings:
+            raise ValueError(f"give {theirs}= or {ours}=, which is sigreg's name for it, not both")
+        settings[ours] = value
 
 
 class SIGReg(sigreg.SIGReg):
@@ -47,6 +58,10 @@ class SIGReg(sigreg.SIGReg):
         gather_distributed: use the global batch of the default process group; exact in value and
             gradient, also for batches that differ in size.
         **settings: anything else `sigreg.SIGReg` takes, e.g. `statistic="cramer_von_mises"`.
+
+    Shapes:
+        proj `(..., N, D)`, any floating dtype, and weights that broadcast to `(..., N)` -> scalar, float32
+        (float64 for float64).  Leading dimensions (views) are tested one by one and averaged.
 
     Raises:
         TypeError: knots or t_max for a statistic that has no quadrature.
@@ -63,30 +78,22 @@ class SIGReg(sigreg.SIGReg):
         *,
         knots: int = _KNOTS,
         t_max: float = _T_MAX,
-        num_vectors: int = 1024,
+        num_vectors: int = _VECTORS,
         gather_distributed: bool = False,
         **settings: Any,
     ) -> None:
-        for ours, theirs, given in (
-            ("num_points", "knots", knots is not _KNOTS),
-            ("num_slices", "num_vectors", True),
-            ("group", "gather_distributed", gather_distributed),
-        ):
-            if given and ours in settings:
-                raise ValueError(f"give {theirs}= or {ours}=, which is sigreg's name for it, not both")
-        group = settings.pop("group", "auto" if gather_distributed else None)
-        if knots is not _KNOTS:
-            settings["num_points"] = knots
-        if t_max is not _T_MAX:
-            settings["t_max"] = t_max
-        super().__init__(num_slices=num_vectors, group=group, **settings)
-        self.num_vectors, self.gather_distributed = num_vectors, gather_distributed
+        vectors = ("num_slices", num_vectors)
+        _rename(settings, knots=("num_points", knots), t_max=("t_max", t_max), num_vectors=vectors)
+        if gather_distributed:
+            _rename(settings, gather_distributed=("group", "auto"))
+        super().__init__(**{"group": None} | settings)
+        self.num_vectors, self.gather_distributed = self.num_slices, gather_distributed
 
     def forward(
         self, proj: Tensor, weights: Tensor | None = None, *, step: int | Tensor | None = None
     ) -> Tensor:
         """The regularizer of projections `(..., N, D)`; `weights` and `step` as in `sigreg.SIGReg`."""
-        return super().forward(proj, weights, step=step)
+        return super().forward(proj, weights_of_one_row(proj, weights, self.group), step=step)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         constants = [name for name in ("t", "phi", "weights") if prefix + name in state_dict]
@@ -110,7 +117,7 @@ class LeJEPALoss(sigreg.LeJEPALoss):
         gather_distributed: use the global batch of the default process group.
         sigreg_knots: quadrature points on the half-line.
         sigreg_t_max: half-range of the integral.
-        sigreg_num_vectors: random slices per call.
+        sigreg_num_vectors: random slices per call (`num_slices`).
         **settings: anything else `sigreg.SIGReg` takes, e.g. `statistic="cramer_von_mises"`.
 
     Call it with a list of views, globals first, or with lightly's keywords:
@@ -119,9 +126,14 @@ class LeJEPALoss(sigreg.LeJEPALoss):
         criterion(views, num_global=2)       # the first two global
         criterion(local_proj=(Vl, N, D), global_proj=(Vg, N, D))
 
+    Shapes:
+        views: a list of V tensors `(N, D)` or one tensor `(V, N, D)`, global views first -> scalar.
+        local_proj, global_proj: `(Vl, N, D)` and `(Vg, N, D)` in the place of views -> scalar.
+        weights: bool or non-negative floats that broadcast to `(V, N)`, as in `sigreg.LeJEPALoss`.
+
     Raises:
         TypeError, ValueError: as `SIGReg`; lambda outside [0, 1], views or projections of differing shape,
-            or both call styles.
+            both call styles, or a setting under lightly's name and ours at once.
 
     Example:
         >>> import torch
@@ -139,19 +151,16 @@ class LeJEPALoss(sigreg.LeJEPALoss):
         gather_distributed: bool = False,
         sigreg_knots: int = _KNOTS,
         sigreg_t_max: float = _T_MAX,
-        sigreg_num_vectors: int = 1024,
+        sigreg_num_vectors: int = _VECTORS,
         **settings: Any,
     ) -> None:
-        super().__init__(
-            lambda_param,
-            SIGReg(
-                knots=sigreg_knots,
-                t_max=sigreg_t_max,
-                num_vectors=sigreg_num_vectors,
-                gather_distributed=gather_distributed,
-                **settings,
-            ),
+        _rename(
+            settings,
+            sigreg_knots=("num_points", sigreg_knots),
+            sigreg_t_max=("t_max", sigreg_t_max),
+            sigreg_num_vectors=("num_slices", sigreg_num_vectors),
         )
+        super().__init__(lambda_param, SIGReg(gather_distributed=gather_distributed, **settings))
 
     def forward(
         self,
@@ -161,9 +170,21 @@ class LeJEPALoss(sigreg.LeJEPALoss):
         *,
         local_proj: Tensor | None = None,
         global_proj: Tensor | None = None,
+        step: int | Tensor | None = None,
     ) -> Tensor:
-        """The scalar loss."""
-        return self.components(*_views(views, num_global, local_proj, global_proj), weights).total
+        """The loss of V views, given as `views` or by lightly's two keywords.
+
+        Args:
+            views: a list of tensors `(N, D)` or one tensor `(V, N, D)`, global views first.
+            num_global: how many of `views` are global; None for all of them.
+            weights: bool or non-negative floats that broadcast to `(V, N)`, global views first.
+            local_proj: the local views `(Vl, N, D)`, if there are any; goes with `global_proj`.
+            global_proj: the global views `(Vg, N, D)`, in the place of `views` and `num_global`.
+            step: as in `sigreg.SIGReg`.
+        """
+        return self.forward_components(
+            views, num_global, weights, local_proj=local_proj, global_proj=global_proj, step=step
+        ).total
 
     def forward_components(
         self,
@@ -173,9 +194,16 @@ class LeJEPALoss(sigreg.LeJEPALoss):
         *,
         local_proj: Tensor | None = None,
         global_proj: Tensor | None = None,
+        step: int | Tensor | None = None,
     ) -> LeJEPAComponents:
-        """The loss and its unweighted parts: `total, prediction, sigreg`."""
-        return self.components(*_views(views, num_global, local_proj, global_proj), weights)
+        """The loss and its unweighted parts, `total, prediction, sigreg`; arguments as of `forward`.
+
+        `sigreg.LeJEPALoss` calls this method `components`.
+        """
+        views, num_global = _views(views, num_global, local_proj, global_proj)
+        first = views[0] if isinstance(views, (Sequence, Tensor)) and len(views) else views
+        weights = weights_of_one_row(first, weights, self.sigreg.group)
+        return self.components(views, num_global, weights, step=step)
 
 
 def _views(
@@ -207,6 +235,9 @@ class LeJEPAProjectionHead(nn.Module):
         hidden_dim: width of the hidden layers.
         output_dim: width D of the projection.
         num_layers: number of linear layers.
+
+    Shapes:
+        `(N, input_dim)` -> `(N, output_dim)`.
 
     Raises:
         ValueError: fewer than two layers.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sigreg import SIGReg
+from sigreg.arguments import assert_int, assert_number
 from sigreg.collectives import resolve
 from sigreg.diagnostics import BatchDiagnosis, Diagnosis, diagnose_batch
 
@@ -41,13 +42,14 @@ class GaussianityMonitor(Callback):
             output is watched (of a tuple the last tensor), each row a sample.
         every_n_steps: optimizer steps between two reports.
         collapse: embeddings count as collapsed when all rows are equal or nearly so, or when the effective
-            rank is below this share of what N(0, I) has with as many rows.
+            rank is below this share, in (0, 1], of what N(0, I) has with as many rows.
         patience: reports in a row that must show a collapse before the warning; a network may begin with one.
         stop_on_collapse: end the training with the warning, on all ranks.
         figure_every_n_steps: steps between two figures; 0 draws none.
         num_slices: random directions, tested besides the coordinates.
 
     Raises:
+        TypeError: a setting of the wrong type.
         ValueError: a setting out of range; at the start of training, when there is no SIGReg or no such
             module, or when there are several.
 
@@ -68,13 +70,16 @@ class GaussianityMonitor(Callback):
         figure_every_n_steps: int = 1000,
         num_slices: int = 256,
     ) -> None:
-        for name, value in (
-            ("every_n_steps", every_n_steps),
-            ("patience", patience),
-            ("num_slices", num_slices),
-        ):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        if not isinstance(module, str | None):
+            raise TypeError(
+                "module must be the name of a submodule, such as 'criterion', or None; got "
+                f"{type(module).__name__}"
+            )
+        assert_int(1, every_n_steps=every_n_steps, patience=patience, num_slices=num_slices)
+        assert_int(0, figure_every_n_steps=figure_every_n_steps)
+        assert_number(collapse=collapse)
+        if not 0 < collapse <= 1:
+            raise ValueError(f"collapse={collapse} must lie in (0, 1]: a share of the rank of N(0, I)")
         self.module, self.every_n_steps, self.collapse = module, every_n_steps, collapse
         self.patience, self.stop_on_collapse = patience, stop_on_collapse
         self.figure_every_n_steps, self.num_slices = figure_every_n_steps, num_slices

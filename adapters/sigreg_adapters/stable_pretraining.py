@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import sigreg
+from sigreg_adapters.last_batch import weights_of_one_row
 
 
 class SlicedEppsPulley(sigreg.SIGReg):
@@ -39,6 +40,7 @@ class SlicedEppsPulley(sigreg.SIGReg):
         ValueError: x is not `(N, D)`; t_max, n_points or num_slices are out of range.
 
     Example:
+        >>> import torch
         >>> round(float(SlicedEppsPulley(num_slices=128)(torch.zeros(64, 16))), 3)  # 0.402 per sample
         25.731
     """
@@ -56,12 +58,16 @@ class SlicedEppsPulley(sigreg.SIGReg):
         self, x: Tensor, weights: Tensor | None = None, *, step: int | Tensor | None = None
     ) -> Tensor:
         """The regularizer of one sample `(N, D)`."""
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"expected a tensor (N, D), got {type(x).__name__}; pool views with torch.cat(views)"
+            )
         if x.ndim != 2:
             raise ValueError(
                 f"expected (N, D), got shape {tuple(x.shape)}; pool views with x.flatten(0, -2), or test "
                 "each by itself with sigreg.SIGReg"
             )
-        return super().forward(x, weights, step=step)
+        return super().forward(x, weights_of_one_row(x, weights, self.group), step=step)
 
     @property
     def global_step(self) -> Tensor:
@@ -97,6 +103,17 @@ def lejepa(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
 
     Raises:
         ValueError: named views of which none is global.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from sigreg import LeJEPALoss
+        >>> module = nn.Module()  # stands for stable_pretraining.Module
+        >>> module.backbone, module.projector = nn.Flatten(), nn.Linear(12, 4)
+        >>> module.lejepa_loss, module.log_dict = LeJEPALoss(), lambda values, **_: None
+        >>> views = [{"image": torch.randn(8, 3, 2, 2)} for _ in range(2)]
+        >>> sorted(lejepa(module, {"views": views}, "fit"))
+        ['embedding', 'loss', 'prediction_loss', 'sigreg_loss']
     """
     if "image" in batch:
         label = {"label": batch["label"]} if "label" in batch else {}

@@ -56,7 +56,7 @@ class SIGReg(sigreg.SIGReg):
         self, proj: Tensor, weights: Tensor | None = None, *, step: int | Tensor | None = None
     ) -> Tensor:
         """The regularizer of embeddings `(T, B, D)`, averaged over time."""
-        return super().forward(proj, weights_of_one_row(proj, weights), step=step)
+        return super().forward(proj, weights_of_one_row(proj, weights, self.group), step=step)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         if prefix + "_extra_state" not in state_dict:  # the host's class keeps constants and no stream

@@ -5,6 +5,7 @@ Tried with timm 1.0.31.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 import timm
@@ -53,7 +54,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         if not timm.is_model(backbone):
-            close = timm.list_models(f"*{backbone.split('_')[0]}*")[:5]
+            close = timm.list_models(f"{backbone}*")[:5]
+            close = close or get_close_matches(backbone, timm.list_models(), n=5)
             raise ValueError(f"timm has no model {backbone!r}; close names: {', '.join(close) or 'none'}")
         if backbone_kwargs.get("global_pool") == "":
             raise ValueError(

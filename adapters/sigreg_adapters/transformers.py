@@ -47,6 +47,16 @@ class SIGRegTrainer(Trainer):
         TypeError: at the first step, a base model without `last_hidden_state (B, L, D)`.
         RuntimeError: a microbatch whose second encoding differs from its first.
 
+    An example, in which the embedding of a text is the mean over its tokens:
+
+        from sigreg import SIGReg
+        from sigreg_adapters.transformers import SIGRegTrainer
+
+        trainer = SIGRegTrainer(
+            model, args, train_dataset=data, sigreg_weight=0.05, pooling="mean", sigreg=SIGReg(num_slices=256)
+        )
+        trainer.train()
+
     Source: LeJEPA, arXiv 2511.08544; the two passes are gradient caching, arXiv 2101.06983.
     """
 
@@ -104,7 +114,9 @@ class SIGRegTrainer(Trainer):
         if parts > 1:
             share = self._shares.pop(0)(z)
         else:
-            share = self.sigreg(z, weights_of_one_row(z, weights), step=self.state.global_step)
+            share = self.sigreg(
+                z, weights_of_one_row(z, weights, self.sigreg.group), step=self.state.global_step
+            )
             self._values.append(share.detach())
         if not self._is_scaled(num_items_in_batch):
             share = share * parts  # Trainer divides the loss by the number of microbatches

@@ -52,8 +52,8 @@ def embed(model: nn.Module, passages: list[bytes]) -> Tensor:
     return torch.cat(found)
 
 
-def found_by_its_other_half(model: nn.Module, passages: list[bytes]) -> float:
-    """How often the nearest second half, by cosine, of a first half is that of the same passage."""
+def top_1_retrieval(model: nn.Module, passages: list[bytes]) -> float:
+    """The share of first halves whose nearest second half, by cosine, is that of the same passage."""
     whole = [p for p in passages if len(p) >= 48]
     halves = [[p[: len(p) // 2] for p in whole], [p[len(p) // 2 :] for p in whole]]
     first, second = (nn.functional.normalize(embed(model, half), dim=1) for half in halves)
@@ -66,7 +66,7 @@ def evaluate(model: nn.Module, passages: list[bytes]) -> dict[str, float]:
     return {
         "effective rank": measured.effective_rank,
         "SIGReg": measured.value,
-        "found by its other half": found_by_its_other_half(model, passages),
+        "top-1 retrieval": top_1_retrieval(model, passages),
     }
 
 

@@ -90,7 +90,7 @@ def reached(path: Tensor, goal: Tensor) -> Tensor:
 
 
 def success(path: Tensor, todo: Tasks) -> dict[str, float]:
-    """Success rates: of all tasks, of those with a free straight line and of those behind a wall."""
+    """Success rates: of all tasks, of those that no wall separates from the start and of those behind one."""
     ok = reached(path, todo.goal).float()
     rates = {"success": ok, "success_free": ok[~todo.behind], "success_behind": ok[todo.behind]}
     return {name: float(values.mean()) for name, values in rates.items()}

@@ -21,10 +21,11 @@ from sigreg.conformance.report import OK as OK
 from sigreg.conformance.report import Row as Row
 from sigreg.conformance.target import NotCallable as NotCallable
 from sigreg.conformance.target import Target as Target
+from sigreg.conformance.target import name_of
 
 
 def check(
-    name: str,
+    name: str | Callable[..., Any],
     settings: Mapping[str, Any] | None = None,
     *,
     run: Callable[..., list[Any]] | None = ranks.spawned,
@@ -32,13 +33,14 @@ def check(
     """Check one copy, a row at a time.
 
     Args:
-        name: `module:Class` or `module:function` of embeddings `(N, D)`, `(V, N, D)`, a list of views, or
-            two views; what it returns is a scalar, or holds one as `loss`.
+        name: `module:Class` or `module:function`, or the class or function itself, of embeddings `(N, D)`,
+            `(V, N, D)`, a list of views, or two views; what it returns is a scalar, or holds one as `loss`.
         settings: keyword arguments of the class or function.
         run: `run(2, function, *args)` calls a function on two ranks, by default as two processes on this
             machine; None leaves that check out.
 
     Raises:
+        TypeError: `name` is neither a name nor a class or function that a module holds under its name.
         NotCallable: the copy takes embeddings in no way that is known here.
 
     Example:
@@ -55,6 +57,7 @@ def check(
         lambda -
         time axis ok
     """
+    name = name_of(name)
     copy = Target(name, settings or {})
     row, convention = checks.value(copy)
     yield row

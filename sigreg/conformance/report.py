@@ -21,14 +21,13 @@ def text(row: Row) -> str:
 
 
 def markdown(reports: dict[str, list[Row]]) -> str:
-    """A table of verdicts, one column per copy, and below it what was found in each."""
-    numbers = [f"({number})" for number in range(1, len(reports) + 1)]
-    lines = [f"{number} `{name}`  " for number, name in zip(numbers, reports, strict=True)]
-    lines += ["", f"| check | {' | '.join(numbers)} |", "|---" * (len(numbers) + 1) + "|"]
+    """A table of verdicts, one row per copy, and below it what was found in each."""
     checks = dict.fromkeys(row.check for rows in reports.values() for row in rows)
-    for check in checks:
-        verdicts = [next((r.verdict for r in rows if r.check == check), ABSENT) for rows in reports.values()]
-        lines.append(f"| {check} | " + " | ".join(verdicts) + " |")
+    lines = [f"| copy | {' | '.join(checks)} |", "|---" * (len(checks) + 1) + "|"]
+    for number, (name, rows) in enumerate(reports.items(), 1):
+        verdicts = [next((r.verdict for r in rows if r.check == check), ABSENT) for check in checks]
+        copy = name.rsplit(", ", 2)[0]  # without versions, which the heading below has
+        lines.append(f"| ({number}) `{copy}` | " + " | ".join(verdicts) + " |")
     for number, (name, rows) in enumerate(reports.items(), 1):
         lines += ["", f"**({number}) `{name}`**", "", "| check | verdict | found |", "|---|---|---|"]
         lines += [f"| {row.check} | {row.verdict} | {row.found} |" for row in rows]

@@ -31,6 +31,23 @@ class NotCallable(TypeError):
     """The target takes embeddings in no way that is known here."""
 
 
+def name_of(copy: Any) -> str:
+    """`module:Name` of a class or function, by which other processes find it; a string is returned as it is.
+
+    Raises:
+        TypeError: an object, a lambda or what is defined within a function, which no other process finds.
+    """
+    if isinstance(copy, str):
+        return copy
+    name = getattr(copy, "__qualname__", f"<{type(copy).__name__} object>")
+    if "<" in name:
+        raise TypeError(
+            f"expected 'module:Name', or a class or function at the top level of a module, got {name}; "
+            "settings go into settings="
+        )
+    return f"{copy.__module__}:{name}"
+
+
 @dataclass
 class Target:
     """A copy by name, `module:Class` (constructed with `settings`) or `module:function`.

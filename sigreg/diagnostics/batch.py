@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sigreg.arguments import assert_int
 from sigreg.collectives import Group
 from sigreg.diagnostics.findings import Diagnosis, _found
 from sigreg.diagnostics.measured import Moments, per_row
@@ -72,10 +73,12 @@ def diagnose_batch(
         need the rows themselves: two clusters along a direction, and rows that continue one another.
 
     Raises:
-        ValueError: no call, widths that differ, fewer than two rows, or embeddings that are not finite (on
-            every process, if they are so on one).
+        TypeError: a call is no pair (z, weights), or num_slices is no int.
+        ValueError: num_slices < 1, no call, widths that differ, fewer than two rows, or embeddings that are
+            not finite (on every process, if they are so on one).
 
     Example:
+        >>> import torch
         >>> views = torch.randn(2, 256, 8, generator=torch.Generator().manual_seed(0))
         >>> print(diagnose_batch([(views, None)]).diagnosis)
         healthy
@@ -83,6 +86,9 @@ def diagnose_batch(
         >>> print(collapsed.findings[0].evidence)
         all rows are 0; SIGReg is 102.924, its value at an exact collapse, 0.40205 N
     """
+    assert_int(1, num_slices=num_slices)
+    if not all(isinstance(call, (tuple, list)) and len(call) == 2 for call in calls):
+        raise TypeError("calls must hold a pair (z, weights) for each call; of one z: [(z, None)]")
     widths = sorted({z.shape[-1] for z, _ in calls})
     if len(widths) != 1:
         raise ValueError(f"expected calls with embeddings of one width, got {widths or 'no call'}")

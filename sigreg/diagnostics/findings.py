@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sigreg.arguments import assert_int
 from sigreg.diagnostics import rules
+from sigreg.diagnostics.inputs import embeddings
 from sigreg.diagnostics.measured import Measured
 from sigreg.diagnostics.rows import measure
 from sigreg.diagnostics.rules import Finding
-from sigreg.sample import checked
 
 FINDINGS = (
     "collapsed",
@@ -32,7 +34,10 @@ FINDINGS = (
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found, the most fundamental first, and all that it measured; `print` it."""
+    """What `diagnose` found, the most fundamental first, and all that it measured.
+
+    `print` shows the findings with their evidence, `repr` their names.
+    """
 
     findings: list[Finding]
     measured: Measured
@@ -45,8 +50,12 @@ class Diagnosis:
     def __str__(self) -> str:
         return "\n".join(str(finding) for finding in self.findings) or "healthy"
 
+    def __repr__(self) -> str:
+        names = ", ".join(finding.name for finding in self.findings) or "healthy"
+        return f"Diagnosis(N={self.measured.N}, D={self.measured.D}: {names})"
 
-def diagnose(z: Tensor, *, num_slices: int = 256, seed: int = 0) -> Diagnosis:
+
+def diagnose(z: Tensor | Any, *, num_slices: int = 256, seed: int = 0) -> Diagnosis:
     """Name what is wrong with embeddings, from one look at them: no samples of N(0, I) are drawn.
 
     A defect is named when its number is certain (4 standard deviations or more from N(0, I), by formulas for
@@ -54,27 +63,28 @@ def diagnose(z: Tensor, *, num_slices: int = 256, seed: int = 0) -> Diagnosis:
     more than 99 % of draws.
 
     Args:
-        z: embeddings `(N, D)`, any floating dtype; computed in float64.  Leave out rows that are not valid.
+        z: embeddings `(N, D)`, a tensor or a NumPy array of any floating dtype; computed in float64.  Leave
+            out rows that are not valid.
         num_slices: random directions.
         seed: of the directions; the global generator is not touched.
 
     Raises:
-        TypeError: z is not a floating-point tensor.
-        ValueError: z is not (N, D), N < 2, or z is not finite.
+        TypeError: z is not a floating-point tensor or array, or num_slices is no int.
+        ValueError: z is not (N, D), N < 2, z is not finite, or num_slices < 1.
 
     Example:
+        >>> import torch
         >>> z = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
         >>> print(diagnose(z))
         healthy
-        >>> [finding.name for finding in diagnose(0.5 * z).findings]
-        ['off scale']
+        >>> diagnose(0.5 * z)
+        Diagnosis(N=256, D=8: off scale)
         >>> print(diagnose(0 * z).findings[0].evidence)
         all rows are 0; SIGReg is 102.924, its value at an exact collapse, 0.40205 N
     """
-    if isinstance(z, Tensor) and z.ndim != 2:
-        raise ValueError(f"expected embeddings (N, D) of one view, got shape {tuple(z.shape)}; pass z[view]")
-    with torch.no_grad(), torch.autocast(z.device.type if isinstance(z, Tensor) else "cpu", enabled=False):
-        z = checked(z)
+    assert_int(1, num_slices=num_slices)
+    z = embeddings(z)
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         if not z.isfinite().all():
             raise ValueError("z holds inf or nan; look for the step where the loss stopped being finite")
         measured = measure(z, num_slices=num_slices, seed=seed)

@@ -8,11 +8,13 @@ samples of N(0, I) of the same shape, through the same slices, and reported besi
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sigreg.arguments import assert_int
+from sigreg.diagnostics.inputs import as_tensor, embeddings
 from sigreg.diagnostics.rank import effective_rank, rank_behind
 from sigreg.diagnostics.reachable import collapsed_value, expected_value, reachable_value
 from sigreg.directions import gaussian
@@ -87,7 +89,12 @@ class Gaussianity(NamedTuple):
 
 
 def gaussianity(
-    z: Tensor, *, weights: Tensor | None = None, num_slices: int = 256, num_null: int = 99, seed: int = 0
+    z: Tensor | Any,
+    *,
+    weights: Tensor | Any | None = None,
+    num_slices: int = 256,
+    num_null: int = 99,
+    seed: int = 0,
 ) -> Gaussianity:
     """How far embeddings are from N(0, I), calibrated against samples of N(0, I).
 
@@ -100,9 +107,11 @@ def gaussianity(
     - `rank deficit`: D minus the effective rank.
 
     Args:
-        z: embeddings `(N, D)` of one process and one view, any floating dtype; computed in float32.
-        weights: `(N,)`, bool or non-negative floats.  A mask equals removing the rows; other weights give
-            the weighted statistics, mean and covariance, held against samples of N(0, I) with these weights.
+        z: embeddings `(N, D)` of one process and one view, a tensor or a NumPy array of any floating dtype;
+            computed in float32.
+        weights: `(N,)`, a tensor or an array, bool or non-negative floats.  A mask equals removing the rows;
+            other weights give the weighted statistics, mean and covariance, held against samples of N(0, I)
+            with these weights.
         num_slices: random directions, K.
         num_null: samples of N(0, I); p-values are multiples of 1/(num_null + 1).  The null is computed
             once for each (N, D, num_slices, num_null, seed, unequal weights) and kept, so a monitor that
@@ -115,21 +124,23 @@ def gaussianity(
         that looking at eight numbers costs no false alarms: 1 in 20 at N(0, I).
 
     Raises:
-        TypeError: `z` is not a floating-point tensor, or weights are neither bool nor floating-point.
+        TypeError: `z` is not a floating-point tensor or array, weights are neither bool nor floating-point,
+            or num_slices is no int.
         ValueError: z is not (N, D), fewer than two rows count, one of them is not finite, unusable weights,
-            or num_null < 19 (no verdict at 1 in 20).
+            num_slices < 1, or num_null < 19 (no verdict at 1 in 20).
 
     Example:
+        >>> import torch
         >>> z = torch.randn(128, 8, generator=torch.Generator().manual_seed(1))
         >>> gaussianity(z, num_slices=32).gaussian, gaussianity(0.8 * z, num_slices=32).gaussian
         (True, False)
     """
-    if isinstance(z, Tensor) and z.ndim != 2:
-        raise ValueError(f"expected embeddings (N, D) of one view, got shape {tuple(z.shape)}; pass z[view]")
+    assert_int(1, num_slices=num_slices)
     if num_null < 19:
         raise ValueError(f"num_null={num_null} must be at least 19: fewer cannot tell 1 in 20")
-    with torch.no_grad(), torch.autocast(z.device.type if isinstance(z, Tensor) else "cpu", enabled=False):
-        z, w = _counted(z, weights)
+    z = embeddings(z)
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        z, w = _counted(z, as_tensor(weights))
         if not z.isfinite().all():
             raise ValueError("z holds inf or nan; look for the step where the loss stopped being finite")
         N, D = z.shape
@@ -166,7 +177,7 @@ def gaussianity(
 def _counted(z: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The rows of positive weight in float32, and their weights with the mean 1 unless these are equal."""
     if weights is None:
-        return checked(z).float(), None
+        return z.float(), None
     sample = Sample(z, weights)  # checks both
     assert sample.weights is not None
     w = sample.weights[sample.weights > 0].double()

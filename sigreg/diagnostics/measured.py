@@ -17,50 +17,98 @@ _ROUNDING = 16 * torch.finfo(torch.float32).eps ** 2  # a share of the largest v
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured; a `..._z` says how many standard deviations a number is from N(0, I)."""
+    """What was measured of embeddings `(N, D)`; the keys under "measured" of `inspect --json`.
+
+    A `..._z` is how many standard deviations (sd) the number of that name lies from its mean under N(0, I).
+    Where only sums are known, as in `diagnose_batch`, the fields from `direction_name` on that need the rows
+    themselves have the values of N(0, I), which are their defaults.
+    """
 
     N: int
+    """Rows, or their effective number where they have weights."""
     D: int
-    value: float  # SIGReg: the mean of Epps-Pulley over random slices
+    """Columns."""
+    value: float
+    """SIGReg: the mean of Epps-Pulley over random slices."""
     value_z: float
-    expected: float  # its mean under N(0, I)
-    reachable: float  # the lowest that a Gaussian of this rank can have
-    collapsed: float  # its value where every embedding is 0
-    sd: float  # root of the mean variance of a coordinate
+    """Of `value`."""
+    expected: float
+    """The mean of `value` under N(0, I): 1.0525."""
+    reachable: float
+    """The lowest mean of `value` that a Gaussian of this rank can have, at this N."""
+    collapsed: float
+    """`value` where every embedding is 0: 0.40205 N."""
+    sd: float
+    """The root of the mean variance of a coordinate; 1 under N(0, I)."""
     sd_z: float
-    offset: float  # |mean| / (sd sqrt(D)): 1 where the mean is one sd in every coordinate
+    """Of `sd`."""
+    offset: float
+    """Length of the mean / (sd sqrt(D)): 1 where the mean of every coordinate is one `sd` from 0."""
     offset_z: float
-    spread: float  # sd / root mean square of all coordinates: 0 where all rows are equal
-    effective_rank: float  # exp(entropy of the spectrum of the covariance)
-    expected_effective_rank: float  # that of N samples of N(0, I)
-    rank: float  # of the distribution: the effective rank without the effect of a finite N
-    rank_of_directions: float  # the same, of rows scaled to equal length
-    constant_directions: int  # orthogonal directions in which nothing varies; 0 where N is too small to tell
-    unevenness: float  # variance of the spectrum / its squared mean, without what a finite N adds
+    """Of `offset`."""
+    spread: float
+    """`sd` / root mean square of all entries: 0 where all rows are equal, 1 where their mean is 0."""
+    effective_rank: float
+    """exp(entropy of the normalised spectrum of the covariance), 1...D."""
+    expected_effective_rank: float
+    """That of N samples of N(0, I)."""
+    rank: float
+    """The rank of a Gaussian whose samples of this size have this effective rank; D under N(0, I)."""
+    rank_of_directions: float
+    """`rank` of the rows scaled to equal length."""
+    constant_directions: int
+    """The number of orthogonal directions in which nothing varies; 0 where N < 2 D, too few rows to tell."""
+    unevenness: float
+    """Variance of the spectrum / its squared mean, less what a finite N adds; 0 under N(0, I)."""
     unevenness_z: float
-    smallest_sd: float  # along the principal directions, at most N - 1 of them
+    """Of `unevenness`."""
+    smallest_sd: float
+    """The smallest standard deviation along the principal directions, of which there are at most N - 1."""
     largest_sd: float
-    expected_sds: tuple[float, float]  # the same two, about, under N(0, I)
-    norm: float  # mean length of a row
-    norm_variation: float  # sd of the lengths / that of Gaussian rows of this mean and covariance
-    row_mean: float  # sd of the rows' means / that of rows of independent coordinates
+    """The largest standard deviation along the principal directions."""
+    expected_sds: tuple[float, float]
+    """About what `smallest_sd` and `largest_sd` are under N(0, I) (Marchenko and Pastur)."""
+    norm: float
+    """The mean length of a row; about sqrt(D) under N(0, I)."""
+    norm_variation: float
+    """sd of the lengths of the rows / that of Gaussian rows of this mean and covariance."""
+    row_mean: float
+    """sd of the means of the rows / that of rows of independent coordinates."""
     row_mean_z: float
-    row_offset: float  # root mean square of the rows' means / the same
-    row_sd_variation: float  # sd of the rows' sds / that of rows of independent normal coordinates
-    tails: float  # mean excess kurtosis over random slices
+    """Of `row_mean`."""
+    row_offset: float
+    """Root mean square of the means of the rows / the sd that rows of independent coordinates have."""
+    row_sd_variation: float
+    """sd of the standard deviations of the rows / that of rows of independent normal coordinates."""
+    tails: float
+    """The mean excess kurtosis of random slices; 0 under N(0, I)."""
     tails_z: float
-    unit_tails: float  # mean excess kurtosis over coordinates
+    """Of `tails`."""
+    unit_tails: float
+    """The mean excess kurtosis of coordinates; 0 under N(0, I)."""
     unit_tails_z: float
-    direction: Tensor  # unit vector of the least normal direction that was tested
-    # The rest needs the rows; from sums it is as N(0, I) has it.
+    """Of `unit_tails`."""
+    direction: Tensor
+    """Unit vector `(D,)`: the least normal of the coordinates and the largest principal directions.
+
+    In `diagnose_batch` it is the random slice with the largest Epps-Pulley value.
+    """
     direction_name: str = "the worst slice"
+    """`direction` in words: "coordinate 3", "principal direction 1" or "the worst slice"."""
     direction_z: float = 0.0
-    direction_excess: float = 0.0  # its excess kurtosis
-    direction_separation: float = 0.0  # distance of its two parts / their sd, see `separation`
-    constant_units: int = 0  # coordinates that hold one value
-    persistence: float = 0.0  # correlation of consecutive rows
+    """Of the departure from normality along `direction`."""
+    direction_excess: float = 0.0
+    """The excess kurtosis along `direction`."""
+    direction_separation: float = 0.0
+    """The rows along `direction`, cut in two groups: the distance of the groups' means / their mean sd."""
+    constant_units: int = 0
+    """The number of coordinates that hold one value."""
+    persistence: float = 0.0
+    """The correlation of consecutive rows; 0 for independent rows."""
     persistence_z: float = 0.0
-    smoothness: float = -0.5  # median cosine of consecutive steps: -0.5 for independent rows
+    """Of `persistence`."""
+    smoothness: float = -0.5
+    """The median cosine between consecutive differences of rows; -0.5 for independent rows."""
 
 
 def per_row(x: Tensor) -> Tensor:

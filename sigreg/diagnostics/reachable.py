@@ -19,6 +19,7 @@ import math
 import torch
 from torch import Tensor
 
+from sigreg.arguments import assert_number
 from sigreg.kernels.quadrature import points
 from sigreg.univariate.epps_pulley import quadrature
 
@@ -29,8 +30,17 @@ _ROUNDS = 4
 def expected_value(grid: str = "reference") -> float:
     """The mean of Epps-Pulley under N(0, I), at every N: sum_p w_p (1 - phi_p^2).
 
+    It holds for `epps_pulley` as `SIGReg` computes it by default, with its O(1/N) bias.  With `unbiased=True`
+    the mean is 0; other statistics have other means (docs/mathematics.md).
+
     Args:
-        grid: of `epps_pulley`.
+        grid: of `epps_pulley`, "reference" or "accurate".
+
+    Returns:
+        1.0525 for the reference grid.
+
+    Raises:
+        ValueError: an unknown grid.
 
     Example:
         >>> round(expected_value(), 4)
@@ -43,14 +53,24 @@ def expected_value(grid: str = "reference") -> float:
 def collapsed_value(N: float, grid: str = "reference") -> float:
     """Epps-Pulley of N embeddings that are all 0: N sum_p w_p (1 - phi_p)^2.
 
+    It holds for `epps_pulley` as `SIGReg` computes it by default, not with `unbiased=True`.
+
     Args:
         N: the number of rows tested together, or their effective sample size.
-        grid: of `epps_pulley`.
+        grid: of `epps_pulley`, "reference" or "accurate".
+
+    Returns:
+        0.40205 N for the reference grid.
+
+    Raises:
+        TypeError: N is no number.
+        ValueError: N < 1, or an unknown grid.
 
     Example:
         >>> [round(collapsed_value(N), 4) for N in (16, 128)]
         [6.4328, 51.4621]
     """
+    assert_number(1, N=N)
     phi, w = reference_points(grid)
     return float(N * (w * (1 - phi).square()).sum())
 
@@ -70,7 +90,7 @@ def reachable_value(rank: float, N: float, D: int, grid: str = "reference") -> f
         2 % at N = 32, because for a finite N the minimum is at a smaller scale.
 
     Raises:
-        ValueError: a rank outside 1...D, or N < 1.
+        ValueError: a rank outside 1...D, N < 1, or an unknown grid.
 
     Example:
         >>> [round(reachable_value(9, N, 192), 1) for N in (128, 256, 1024)]

@@ -97,13 +97,13 @@ def rows(m: Measured) -> list[tuple[str, float, float | None, float | None]]:
         ("standard deviation of a coordinate", m.sd, 1.0, m.sd_z),
         ("|mean of a coordinate| / standard deviation", m.offset, m.N**-0.5, m.offset_z),
         ("effective rank", m.effective_rank, m.expected_effective_rank, None),
-        ("rank: dimensions of a Gaussian that shows it", m.rank, float(m.D), None),
+        ("rank of a Gaussian with this effective rank", m.rank, float(m.D), None),
         ("unevenness of the variances", m.unevenness, 0.0, m.unevenness_z),
         ("excess kurtosis of random directions", m.tails, 0.0, m.tails_z),
         ("excess kurtosis of coordinates", m.unit_tails, 0.0, m.unit_tails_z),
         ("two groups along the least normal direction", m.direction_separation, 2.65, m.direction_z),
         ("length of a row", m.norm, math.sqrt(m.D), None),
-        ("variation of the lengths", m.norm_variation, 1.0, None),
+        ("sd of the lengths / that of a Gaussian", m.norm_variation, 1.0, None),
         ("correlation of consecutive rows", m.persistence, 0.0, m.persistence_z),
     ]
 

@@ -137,6 +137,8 @@ def sliced_epps_pulley(
         RuntimeError: the backend that was named cannot run here.
 
     Example:
+        >>> import torch
+        >>> from sigreg.sample import Sample
         >>> sliced_epps_pulley(Sample(torch.zeros(1, 100, 4)), torch.eye(4)) / 100
         tensor([0.4020])
     """

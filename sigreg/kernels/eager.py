@@ -198,9 +198,10 @@ class SlicedEppsPulley(Function):
         z, A, weights, grad = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: in operations that autograd differentiates again
             (t_max, num_points, unbiased), W, N = ctx.arguments
-            sums = reference.ecf_sums(z @ A, weights, t_max / (num_points - 1), num_points - 1)
-            value = epps_pulley_from_sums(*sums, W, N, *points(t_max, num_points, z), unbiased).mean(-1)
-            (grad,) = torch.autograd.grad(value, z, grad_output, create_graph=True)
+            with torch.autocast(z.device.type, enabled=False):  # backward() may be called under autocast
+                sums = reference.ecf_sums(z @ A, weights, t_max / (num_points - 1), num_points - 1)
+                value = epps_pulley_from_sums(*sums, W, N, *points(t_max, num_points, z), unbiased).mean(-1)
+                (grad,) = torch.autograd.grad(value, z, grad_output, create_graph=True)
         else:
             grad = grad * grad_output[:, None, None]
         return grad, None, None, None, None, None, None

@@ -13,11 +13,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch
+import torch._dynamo
 from torch import Tensor
 
 from sigreg.kernels import products, sincos
 
 _PART = 1 << 19  # numbers
+# Sizes of 1, weights and dtypes are compiled one by one: their combinations are more than torch's limit of 8.
+_NAME = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+_LIMIT = {_NAME: 128}
 
 _Pair: TypeAlias = tuple[Tensor, Tensor]
 _CosSin: TypeAlias = Callable[[Tensor], _Pair]
@@ -78,7 +82,7 @@ def _gradient(
 @functools.cache
 def _compiled(formula: Callable[..., Any], J: int) -> Callable[..., Any]:
     """The formula for J long rows and any shape, so that a new batch size costs no new compilation."""
-    # A separate code object with J bound, because torch.compile allows each code object 8 compilations.
+    # A separate code object with J bound, because torch.compile counts compilations by code object.
     # `sincos.cos_sin` may be used: each product has two factors that share its sign.
     own = types.FunctionType(formula.__code__.replace(), formula.__globals__, argdefs=(J, sincos.cos_sin))
     options: dict[str, Any] = {
@@ -90,7 +94,8 @@ def _compiled(formula: Callable[..., Any], J: int) -> Callable[..., Any]:
 
     def call(*tensors: Tensor | _Pair | None) -> Any:
         try:
-            return loop(*tensors)
+            with torch._dynamo.config.patch(_LIMIT):
+                return loop(*tensors)
         except Exception as error:
             if not type(error).__module__.startswith("torch._inductor"):
                 raise

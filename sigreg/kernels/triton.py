@@ -94,7 +94,8 @@ def _sums_kernel(z, a, w, out, N, N_KEY, D, K, dt, stride_zv, stride_zn, stride_
     tl.store(out + (P + row) * K + k[:, None], S, mask=mask)
 
 
-@triton.autotune(configs=_CONFIGS, key=["N_KEY", "D", "K", "P"])
+# A configuration with larger blocks has fewer parts, and must not find those that another one wrote.
+@triton.autotune(configs=_CONFIGS, key=["N_KEY", "D", "K", "P"], reset_to_zero=["out"])
 @triton.jit
 def _gradient_kernel(z, a, w, slopes, out, N, N_KEY, D, K, dt, stride_zv, stride_zn, stride_zd,
                      P: tl.constexpr, WEIGHTED: tl.constexpr, PRECISION: tl.constexpr,

@@ -51,6 +51,7 @@ def bhep(z: Tensor, beta: float = 1.0, *, weights: Tensor | None = None) -> Tens
         ValueError: beta <= 0, fewer than two dimensions or two samples.
 
     Example:
+        >>> import torch
         >>> z = torch.zeros(8, 2)  # every term is known: N (1 - 2 / 2 + 1 / 3)
         >>> bhep(z).round(decimals=4)
         tensor(2.6667)
@@ -83,6 +84,7 @@ def henze_zirkler(z: Tensor, *, weights: Tensor | None = None) -> Tensor:
         ValueError: fewer than two dimensions or two samples, unusable weights.
 
     Example:
+        >>> import torch
         >>> z = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
         >>> mixing = torch.tensor([[2.0, 0, 0, 0], [1, 1, 0, 0], [0, 3, 1, 0], [1, 1, 1, 1]])
         >>> bool(torch.isclose(henze_zirkler(z), henze_zirkler(z @ mixing + 5)))

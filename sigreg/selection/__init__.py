@@ -10,6 +10,7 @@ from sigreg.selection.objective import (
     LAMBDA,
     SETTINGS,
     TRAP,
+    collapsed,
     counted,
     fixed_slices,
     named,
@@ -76,9 +77,9 @@ def rank_runs(
     loss: str = "loss",
     alpha: float | None = None,
     lambda_param: str | None = None,
-    by: Sequence[str] = (),
-    objective: Sequence[str] = (),
-    ignore: Sequence[str] = (),
+    by: str | Sequence[str] = (),
+    objective: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
     against: str | None = None,
 ) -> Ranking:
     r"""Runs of ONE objective in the order of their training loss, which needs no labels.
@@ -94,10 +95,10 @@ def rank_runs(
         table: one entry for each run, with its loss at the end of training and its settings: a list of
             dicts, a dict of columns, or a DataFrame of pandas or polars.
         loss: the column of the training loss.
-        alpha: needed where lambda differs.  The paper uses about 0.4; 0 compares the loss as it is.  On
-            the rows of this repository 0.4 does not carry over and alpha has to be fitted with labels.
+        alpha: needed where lambda differs.  The paper uses about 0.4; 0 compares the loss as it is.  A run
+            whose embeddings collapsed may have the lowest loss of all, most easily with a small lambda.
         lambda_param: the column of lambda; found by its name otherwise.
-        by: columns that name a setting; runs that agree in them (seeds) are averaged.
+        by: columns that name a setting, or one such column; runs that agree in them (seeds) are averaged.
         objective: further columns that must not differ.
         ignore: columns that may differ although their name is one that changes the loss; runs with fixed
             slices beside runs with resampled ones are refused all the same.
@@ -117,7 +118,7 @@ def rank_runs(
         rank  score  loss  runs
            1   0.24  0.24     1
            2   0.31  0.31     1
-        >>> rank_runs(runs, by=["lr"]).runs[0].settings["lr"]
+        >>> rank_runs(runs, by="lr").runs[0].settings["lr"]
         0.01
         >>> rank_runs([*runs, {"lr": 1e-2, "t_max": 5, "loss": 0.2}])
         Traceback (most recent call last):
@@ -126,6 +127,7 @@ def rank_runs(
     Source: LeJEPA, arXiv 2511.08544, which scales by lambda^alpha.
     """
     rows = rows_of(table)
+    by, objective, ignore = ([n] if isinstance(n, str) else list(n) for n in (by, objective, ignore))
     weights = lambda_param or next((column for column in rows[0] if named(column, LAMBDA)), None)
     for column in (loss, *([lambda_param] if lambda_param else []), *by, *objective, *([against or loss])):
         if column not in rows[0]:
@@ -149,7 +151,7 @@ def rank_runs(
         goal = [_average(group, against) for group in groups.values()]
         correlation = -_spearman([run.score for run in runs], goal)
     order = sorted(runs, key=lambda run: run.score)
-    return Ranking(order, list(by) or _varying(rows, loss, len(runs)), _notes(rows, order), correlation)
+    return Ranking(order, by or _varying(rows, loss, len(runs)), _notes(rows, order), correlation)
 
 
 def _assert_one_objective(rows: list[Row], columns: list[str], ignore: Sequence[str]) -> None:
@@ -211,6 +213,11 @@ def _notes(rows: list[Row], order: list[Run]) -> list[str]:
     notes = []
     if lost := sum(not math.isfinite(run.score) for run in order):
         notes.append(f"{lost} without a finite loss, ranked last")
+    if fallen := collapsed(rows):
+        notes.append(
+            f"SIGReg is 0.40205 N in {fallen} of {len(rows)} runs: their embeddings collapsed onto 0, and a "
+            "low loss of theirs says nothing about features. Leave them out"
+        )
     if len({run.runs for run in order}) > 1:
         notes.append("not every setting has as many runs: a setting may be first by one lucky seed")
     if all(fixed_slices(row) for row in rows):

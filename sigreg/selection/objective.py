@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 
@@ -34,7 +35,8 @@ TRAP = (
     "a run with fixed slices fits those slices: it reaches a lower loss than one that draws new slices at "
     "every step, and its features are no better, with few slices worse"
 )
-EXPECTED = 1.05  # of Epps-Pulley under N(0, I)
+EXPECTED = 1.05  # of Epps-Pulley under N(0, I), on the default grid
+AT_ZERO = 0.40205  # the same divided by N, where all embeddings are 0
 
 
 def named(column: str, names: tuple[str, ...] | dict[str, str]) -> str | None:
@@ -70,9 +72,36 @@ def suspiciously_low(rows: list[Row]) -> int:
     New slices at every step measure about 1.05 or more; less says that the slices are fixed, or that the
     network has fitted the batch that was measured.
     """
+    values = [row["sigreg"] for row in rows if _usual_statistic(row)]
+    return sum(isinstance(value, float | int) and value < EXPECTED - 0.05 for value in values)
+
+
+def collapsed(rows: list[Row]) -> int:
+    """How many runs ended with all embeddings at 0, by their SIGReg: within 1 % of 0.40205 N.
+
+    They have a low prediction term, and with a small lambda a low loss.  N is the column `N`, or else
+    `batch_size` on each of `devices`; below 16 other embeddings reach such values too.
+    """
     count = 0
-    for row in rows:
-        value, statistic = row.get("sigreg"), row.get("statistic", "epps_pulley")
-        unlike = row.get("unbiased") is True or statistic not in ("epps_pulley", None)
-        count += isinstance(value, float | int) and value < EXPECTED - 0.05 and not unlike
+    for row in filter(_usual_statistic, rows):
+        N = row.get("N") or _product(row.get("batch_size"), row.get("devices") or 1)
+        value = row["sigreg"]
+        if isinstance(value, float | int) and isinstance(N, float | int) and N >= 16:
+            count += abs(value / (AT_ZERO * N) - 1) < 0.01
     return count
+
+
+def _product(*values: Value) -> float | None:
+    numbers = [value for value in values if isinstance(value, float | int)]
+    return math.prod(numbers) if len(numbers) == len(values) else None
+
+
+def _usual_statistic(row: Row) -> bool:
+    """Whether `sigreg` is Epps-Pulley on the default grid, whose values for N(0, I) and at 0 are known."""
+    return (
+        "sigreg" in row
+        and row.get("unbiased") is not True
+        and row.get("statistic") in ("epps_pulley", None)
+        and row.get("t_max") in (3, None)
+        and row.get("num_points") in (17, None)
+    )

@@ -52,6 +52,7 @@ def anderson_darling(x: Tensor | Sample, *, weights: Tensor | None = None, group
         ValueError: fewer than two dimensions or two samples, unusable weights.
 
     Example:
+        >>> import torch
         >>> x = torch.zeros(100, 1)
         >>> anderson_darling(x) / 100
         tensor([0.3863])

@@ -40,6 +40,7 @@ def cramer_von_mises(x: Tensor | Sample, *, weights: Tensor | None = None, group
         ValueError: fewer than two dimensions or two samples, unusable weights.
 
     Example:
+        >>> import torch
         >>> x = torch.zeros(12, 1)
         >>> cramer_von_mises(x).round(decimals=4)
         tensor([1.])

@@ -74,6 +74,7 @@ def extended_jarque_bera(x: Tensor | Sample, *, weights: Tensor | None = None, g
 
     Example:
         >>> import torch
+        >>> from sigreg.univariate import jarque_bera
         >>> x = torch.tensor([[-2.0], [2.0]]).repeat(12, 1)
         >>> extended_jarque_bera(x) - jarque_bera(x)
         tensor([48.])

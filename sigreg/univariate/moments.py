@@ -38,6 +38,7 @@ def moments(
         ValueError: k_max < 1, fewer than two dimensions or two samples, unusable weights.
 
     Example:
+        >>> import torch
         >>> x = torch.tensor([[-1.0], [1.0]])  # mean 0, variance 1, He_3 = 0, He_4 = -2
         >>> moments(x, k_max=2), moments(x, k_max=4)
         (tensor([0.]), tensor([0.3333]))

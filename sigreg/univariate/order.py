@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from sigreg.sample import Number, Sample
@@ -37,6 +38,8 @@ def ordered(sample: Sample) -> Ordered:
     W = sample.W.unsqueeze(-2) if isinstance(sample.W, Tensor) else sample.W
     below = w.cumsum(-2) - w / 2  # exact for a mask, so that it gives what removing the rows gives
     above = ((W - below) / W).clamp(min=0)  # W is summed in another order than `below`
-    # sorting moves infinities and NaN to the ends
-    guard = 0 * x[..., :1, :].sum(-2) + 0 * x[..., -1:, :].sum(-2)
+    # Sorting moves infinities and NaN to the ends.  Value and gradient must show them: a GradScaler looks at
+    # the gradient.
+    ends = torch.cat([x[..., :1, :], x[..., -1:, :]], dim=-2)
+    guard = (torch.where(ends.isfinite(), 0.0, torch.nan) * ends).sum(-2)
     return Ordered(x, w / W, below / W, above, sample.N, guard)

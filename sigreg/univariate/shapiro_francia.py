@@ -52,6 +52,7 @@ def shapiro_francia(
         ValueError: fewer than two dimensions or two samples, unusable weights.
 
     Example:
+        >>> import torch
         >>> x = 7 * torch.special.ndtri((torch.arange(1, 10) - 0.375) / 9.25).unsqueeze(-1) + 3
         >>> bool(shapiro_francia(x) < 1e-5), bool(shapiro_francia(x, scale=True) > 100)
         (True, True)

@@ -37,11 +37,29 @@ STATISTICS: dict[str, Function] = {
     "vcreg": vcreg,
     "watson": watson,
 }
+WHOLE_EMBEDDINGS = ("bhep", "exact_sigreg", "henze_zirkler")  # of sigreg.multivariate
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """One member of a weighted sum of statistics: a function and the settings bound to it."""
+    """One member of a weighted sum of statistics: a function and the settings bound to it.
+
+    `SIGReg` makes them from its argument `statistic`, and keeps them in a list of that name; there is no need
+    to make one.  A keyword of `SIGReg` goes to every member that knows it.  Settings of a single member are
+    bound by `functools.partial`, as in the example.
+
+    Args:
+        function: a statistic, `(..., N, K) -> (..., K)`.
+        settings: keywords that it is called with.
+        weight: of the member in the sum.
+
+    Example:
+        >>> from functools import partial
+        >>> from sigreg import SIGReg
+        >>> from sigreg.univariate import epps_pulley
+        >>> SIGReg({partial(epps_pulley, t_max=5.0): 1.0, "vcreg": 0.1}).statistic[0].name
+        'epps_pulley(t_max=5.0)'
+    """
 
     function: Function
     settings: dict[str, Any] = field(default_factory=dict)
@@ -94,10 +112,14 @@ def parse(choice: Choice, settings: Mapping[str, Any]) -> list[Statistic]:
         raise ValueError("a mix needs at least one statistic, e.g. {'epps_pulley': 1.0, 'vcreg': 0.1}")
     members = [_member(member, float(weight)) for member, weight in mix]
     known = [_parameters(m.function) - {"weights", "group"} for m in members]
-    unknown = settings.keys() - set[str]().union(*known)
+    unknown = settings.keys() - set().union(*known)
     if unknown:
         names = " and ".join(m.name for m in members)
-        raise TypeError(f"{names} does not take {sorted(unknown)}; see its docstring for its settings")
+        takes = ", ".join(sorted(set().union(*known) - {"x"})) or "no setting"
+        raise TypeError(
+            f"{names} does not take {sorted(unknown)}, but {takes}; SIGReg itself takes num_slices, "
+            "directions, seed, group, unbiased, backend and memory"
+        )
     members = [
         Statistic(m.function, {**m.settings, **{k: v for k, v in settings.items() if k in takes}}, m.weight)
         for m, takes in zip(members, known, strict=True)
@@ -118,6 +140,14 @@ def describe(members: list[Statistic]) -> str:
 
 
 def _member(choice: str | Function, weight: float) -> Statistic:
+    name = choice if isinstance(choice, str) else getattr(choice, "__name__", "")
+    if name in WHOLE_EMBEDDINGS and (
+        isinstance(choice, str) or choice.__module__.startswith("sigreg.multivariate")
+    ):
+        raise TypeError(
+            f"{name} takes whole embeddings (..., N, D) instead of slices: add "
+            f"sigreg.multivariate.{name}(z).mean() to the loss"
+        )
     if isinstance(choice, str):
         if choice not in STATISTICS:
             known = sorted(STATISTICS)

@@ -46,6 +46,8 @@ def vasicek_entropy(
             mask.
 
     Example:
+        >>> import math
+        >>> import torch
         >>> x = torch.tensor([[-1.0], [1.0]])  # both spacings are 2, N/(2m) is 1
         >>> bool(torch.isclose(vasicek_entropy(x), x.new_tensor(2 * (1.4189385 - math.log(2)))))
         True

@@ -36,6 +36,7 @@ def watson(x: Tensor | Sample, *, weights: Tensor | None = None, group: Group = 
         ValueError: fewer than two dimensions or two samples, unusable weights.
 
     Example:
+        >>> import torch
         >>> x = torch.full((12, 1), 3.0)
         >>> watson(x).round(decimals=4)
         tensor([1.])

@@ -60,6 +60,11 @@ class LeJEPA(Monitored):
         statistic_kwargs                                       settings of the statistic
 
     Logs `train_prediction`, `train_sigreg` and `train_lejepa_loss`.
+
+    Raises:
+        TypeError: a setting that has the wrong type or that the statistic does not know.
+        ValueError: an unknown key in `method_kwargs` or `gaussianity`, a width of the projector that is no
+            positive integer, a setting out of range, or a ViT that is built for one image size and gets more.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -114,6 +119,12 @@ def with_sigreg(method: type[BaseMethod]) -> type[BaseMethod]:
 
     The settings are those of `sigreg: {weight: 0.05, num_slices: 1024, ...}` at the top of the
     config; the value is logged as `train_sigreg`.
+
+    Raises:
+        TypeError: when the config is checked, a setting that has the wrong type or that the statistic does
+            not know.
+        ValueError: likewise, an unknown key in `sigreg` or `gaussianity`, a weight that is not positive, a
+            setting out of range, or a ViT that is built for one image size and gets more.
     """
 
     class Regularized(Monitored, method):

@@ -1,0 +1,48 @@
+"""A last batch of one row: hosts go on, and so do the adapters that take the place of their losses."""
+
+import pytest
+import torch
+
+import sigreg
+from sigreg_adapters.eb_jepa import BCS
+from sigreg_adapters.stable_pretraining import SlicedEppsPulley
+from sigreg_adapters.stable_worldmodel import SIGReg as WorldModelSIGReg
+
+
+def views(V: int = 2) -> torch.Tensor:
+    return torch.randn(V, 1, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+def expected(z: torch.Tensor) -> torch.Tensor:
+    return sigreg.SIGReg(num_slices=64)(z, torch.ones(1, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("group", ["auto", None])
+def test_a_regularizer_of_one_row(group):
+    z = views()
+    assert WorldModelSIGReg(num_proj=64, group=group)(z) == expected(z)
+    assert SlicedEppsPulley(num_slices=64, group=group)(z[0]) == expected(z[0])
+
+
+def test_an_objective_of_one_row():
+    z = views()
+    losses = BCS(num_slices=64)(*z)
+    distance = (z[0] - z[1]).square().mean()
+    torch.testing.assert_close(losses["invariance_loss"], distance)
+    assert losses["loss"].isfinite()
+
+
+def test_lightlys_loss_of_one_row_is_lightlys():
+    lightly = pytest.importorskip("lightly.loss")
+    if not hasattr(lightly, "LeJEPALoss"):
+        pytest.skip("this lightly has no LeJEPALoss")
+    from sigreg_adapters.lightly import LeJEPALoss
+
+    z = views(4)
+    theirs = lightly.LeJEPALoss(sigreg_num_vectors=4096)(local_proj=z[2:], global_proj=z[:2])
+    for ours in (
+        LeJEPALoss(sigreg_num_vectors=4096)(local_proj=z[2:], global_proj=z[:2]),
+        LeJEPALoss(sigreg_num_vectors=4096)(list(z), num_global=2),
+    ):
+        # both estimate the mean over all directions, from 4,096 of them
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0)
