@@ -60,15 +60,15 @@ def baselines(frame: pd.DataFrame, column: str) -> dict[str, float]:
     }
 
 
-def note(frame: pd.DataFrame, more: str = "") -> str:
-    """What a point is, and how many runs are behind it."""
-    data = {"digits": "scikit-learn's digits"}.get(str(frame.data.iloc[0]), str(frame.data.iloc[0]))
-    return f"{data}; mean ± sd over {seeds(frame)} seeds a point. {more}".strip()
-
-
-def seeds(frame: pd.DataFrame) -> str:
-    """How many seeds there are."""
-    return f"{frame.seed.nunique()}"
+def note(frame: pd.DataFrame, more: str = "", by: Iterable[str] = ("data",)) -> str:
+    """Which images, what a point is, and how many seeds are behind each setting of `by`."""
+    name = str(frame.data.iloc[0])
+    data = {"digits": "scikit-learn's digits"}.get(name, picture.dataset(name))
+    if frame.images.notna().all():
+        held_out = 1 / frame.select_every.max() if frame.select_every.notna().all() else 0.0
+        data += f", {frame.images.max() * (1 - held_out):,.0f} training images a class"
+    runs = picture.seeds(frame.groupby(list(by)).seed.nunique())
+    return f"{data}; mean ± sd over {runs} a point. {more}".strip()
 
 
 def figure(
@@ -85,7 +85,7 @@ def figure(
     colours: dict[object, str] | None = None,
 ) -> Figure:
     """Accuracy against `x` by both probes; a labelled line for each value of `lines`."""
-    fig, axes = picture.panels(1, 2, title=title, note=note(frame, more))
+    fig, axes = picture.panels(1, 2, title=title, note=note(frame, more, [x, lines] if lines else [x]))
     for ax, (column, what) in zip(axes, probes(frame).items(), strict=True):
         panel(ax, frame, x, lines, column, name=name, log=log, dashed=dashed, colours=colours)
         picture.label(ax, title_of(what), xlabel, "test accuracy, %")

@@ -39,6 +39,14 @@ HARMLESS = {
     ),
     "70e7017158": (("small_batch",), "it lets a module have buffers that are None"),
     "7ffb3653f6": (("hosts",), "it gives NaN as the effective rank of features that are not finite"),
+    "b17940a32d": (
+        (
+            *(*UNTIMED, "directions", "gpu_cost", "host_steps", "hosts", "hosts_long", "inspect_power"),
+            *("monitor_cost", "scaling", "theory", "theory_rate", "world_model"),
+        ),
+        "it checks arguments, within microseconds a call, and mends inputs that no row has; other values and "
+        "gradients are the same to the last bit",
+    ),
 }
 
 
@@ -96,8 +104,8 @@ def _code(source: str, names: Iterable[str]) -> list[str]:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_text(body[0]):
-            del body[0]
+        if isinstance(body, list):  # docstrings of attributes stand below them
+            body[:] = [statement for statement in body if not _is_text(statement)]
     if not (wanted := list(names)):
         return [ast.dump(node) for node in tree.body]
     defined = {name: node for node in tree.body for name in _names(node)}

@@ -93,7 +93,7 @@ def test_only_runs_of_one_objective_are_ranked_together():
         for K in (16, 64)
         for lr in (1, 2, 3, 4)
     ]
-    frame = pd.DataFrame(runs).assign(loss=range(8), accuracy=range(8))
+    frame = pd.DataFrame(runs).assign(loss=range(8), accuracy=range(8), sigreg=2.0)
     found = list(model_selection.groups(frame))
     assert [len(group) for _, _, group in found] == [4, 4]
     assert found[0][1] == ["lr"]

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from benchmarks import accuracy, picture
 from benchmarks.choices import bootstrap, difference, rank_correlation
 from benchmarks.report import markdown
+from sigreg.selection.objective import AT_ZERO
 
 sources = ("recipe", "lambda", "batch_size", "batch_steps", "slices")
 OBJECTIVE = [
@@ -39,7 +40,16 @@ def groups(frame: pd.DataFrame) -> Iterator[tuple[str, list[str], pd.DataFrame]]
             where = f"N = {rows.batch_size.iloc[0]}"
             if "lambda_param" in varied:
                 where = f"{rows.views.iloc[0]} views"
-            yield f"{rows.question.iloc[0]}, {where}", varied, rows
+            name = f"{rows.question.iloc[0]}, {where}"
+            yield name, varied, rows
+            if (at_zero := collapsed(rows)).any():
+                yield f"{name}, {at_zero.sum()} collapsed runs left out", varied, rows[~at_zero]
+
+
+def collapsed(rows: pd.DataFrame) -> pd.Series:
+    """Which runs ended with all embeddings at 0, by their SIGReg."""
+    at_zero = AT_ZERO * rows.batch_size
+    return (rows.sigreg / at_zero - 1).abs() < 0.01
 
 
 def scaled(rows: pd.DataFrame, alpha: float) -> pd.Series:
@@ -121,7 +131,13 @@ def figure(frame: pd.DataFrame) -> Figure:
     found = sorted(groups(frame), key=lambda group: -len(group[2]))
     shown = [g for g in found if "lambda_param" not in g[1]][:2] + [
         g for g in found if "lambda_param" in g[1]
-    ][:1]
+    ][-1:]
+    if not shown:
+        fig, (ax,) = picture.panels(
+            title="Training loss against accuracy", note=accuracy.note(frame), size=(7.5, 4.4)
+        )
+        _draw_trap(ax, frame)
+        return fig
     fig, axes = picture.panels(
         2,
         2,
