@@ -179,7 +179,7 @@ def test_a_lead_has_the_interval_of_welch_s_t():
 
 def test_a_long_run_at_another_setting_is_a_line_of_its_own():
     run = {"question": "hosts_long", "method": "simclr", "diverged": False, "selection_knn": None}
-    run |= {"epochs": 4, "curve_epoch": "1 4", "curve_knn": "0.1 0.2", "curve_linear": "0.3 0.4"}
+    run |= {"epochs": 10, "curve_epoch": "2 10", "curve_knn": "0.1 0.2", "curve_linear": "0.3 0.4"}
     run["effective_rank"] = 3.0
     runs = [run | {"optimizer": None, "lr_times": 10}, run | {"optimizer": "adamw", "lr_times": 3}]
     lines = hosts_long.table(pd.DataFrame(runs)).splitlines()[2:]
