@@ -70,8 +70,8 @@ def figure(frame: pd.DataFrame) -> Figure:
             bars, [f"{v:.1f}" for v in rows.mean()], label_type="center", color="white", fontsize=8.5
         )
     ax.set_xticks(range(len(names)), [_spoken(name) for name in names])
-    picture.label(ax, "Accuracy with few labels a class", "", "test accuracy, %")
-    ax.set_ylim(0, 100)
+    picture.label(ax, "Accuracy by the number of labels a class", "", "test accuracy, %")
+    ax.set_ylim(0, min(100, 120 * frame[names].max().max()))
     picture.legend(ax, below=True, ncols=3)
     return fig
 
