@@ -20,8 +20,8 @@ from tests.test_weights import mask_of
 def test_weights_on_a_gpu_make_the_host_wait_for_nothing(which: str, kind: str) -> None:
     """On tensors without data, where boolean indexing and reads by the host are errors."""
     with FakeTensorMode():
-        z = torch.empty(16, 8, 6, device="cuda", requires_grad=True)
-        w = torch.empty(16, 8, device="cuda", dtype=torch.bool if kind == "mask" else torch.float32)
+        z = torch.empty(8, 16, 6, device="cuda", requires_grad=True)
+        w = torch.empty(8, 16, device="cuda", dtype=torch.bool if kind == "mask" else torch.float32)
         inner = SIGReg(num_slices=8, memory=16 if which == "memory" else 0)
         module, arguments = {
             "LeJEPALoss": (LeJEPALoss(sigreg=inner), (None, w)),
