@@ -85,6 +85,14 @@ def test_a_module_from_the_meta_device_starts_at_step_0() -> None:
     assert state(sigreg) == [3, 0]
 
 
+def test_second_derivatives_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        sigreg, z = SIGReg(num_slices=4), torch.empty(8, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(sigreg(z), z, create_graph=True)
+    assert gradient.is_meta
+    assert gradient.requires_grad
+
+
 def test_a_module_left_on_the_meta_device_is_an_error() -> None:
     with torch.device("meta"):
         sigreg = SIGReg(num_slices=4)

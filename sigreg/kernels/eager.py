@@ -8,6 +8,7 @@ is taken together with the value, and the projections are never stored.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -198,7 +199,8 @@ class SlicedEppsPulley(Function):
         z, A, weights, grad = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: in operations that autograd differentiates again
             (t_max, num_points, unbiased), W, N = ctx.arguments
-            with torch.autocast(z.device.type, enabled=False):  # backward() may be called under autocast
+            # backward() may be called under autocast, which the meta device does not know
+            with contextlib.nullcontext() if z.is_meta else torch.autocast(z.device.type, enabled=False):
                 sums = reference.ecf_sums(z @ A, weights, t_max / (num_points - 1), num_points - 1)
                 value = epps_pulley_from_sums(*sums, W, N, *points(t_max, num_points, z), unbiased).mean(-1)
                 (grad,) = torch.autograd.grad(value, z, grad_output, create_graph=True)
