@@ -32,6 +32,10 @@ CORE = tuple(  # what `sigreg` stands for: all that a loss or a statistic runs, 
 LIBRARY = ("sigreg", "benchmarks/competitors.py")
 # Commits that changed measured code and no number of these questions' rows, and why that is so.
 UNTIMED = ("architectures", "grid_error", "model_selection", "segmentation", "small_batch", "stability")
+ON_CORE = (
+    *(*UNTIMED, "directions", "gpu_cost", "host_steps", "hosts", "hosts_long", "inspect_power"),
+    *("monitor_cost", "scaling", "theory", "theory_rate", "world_model"),
+)
 HARMLESS = {
     "baf0bb657d": (
         (*UNTIMED, "theory", "theory_rate"),
@@ -40,13 +44,11 @@ HARMLESS = {
     "70e7017158": (("small_batch",), "it lets a module have buffers that are None"),
     "7ffb3653f6": (("hosts",), "it gives NaN as the effective rank of features that are not finite"),
     "b17940a32d": (
-        (
-            *(*UNTIMED, "directions", "gpu_cost", "host_steps", "hosts", "hosts_long", "inspect_power"),
-            *("monitor_cost", "scaling", "theory", "theory_rate", "world_model"),
-        ),
+        ON_CORE,
         "it checks arguments, within microseconds a call, and mends inputs that no row has; other values and "
         "gradients are the same to the last bit",
     ),
+    "88bfb37d17": (ON_CORE, "it is about tensors on the meta device"),
 }
 
 
