@@ -11,8 +11,10 @@ import pytest
 import torch
 from scipy import stats
 
+from sigreg.diagnostics.reachable import collapsed_value, expected_value
 from sigreg.selection import rank_runs, read_csv
 from sigreg.selection.__main__ import main
+from sigreg.selection.objective import AT_ZERO, EXPECTED
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 RUNS = [
@@ -130,6 +132,11 @@ def test_the_trap_is_seen_in_the_rows_of_this_repository():
         assert note.startswith("SIGReg is below 1.0 in 5 of 10 runs")
     resampled = [row for row in few if row["resample"]]
     assert rank_runs(resampled, ignore=["num_slices"]).notes == []
+
+
+def test_the_two_known_values_are_those_of_the_statistic():
+    assert round(collapsed_value(1), 5) == AT_ZERO
+    assert round(expected_value(), 2) == EXPECTED
 
 
 def test_runs_that_collapsed_onto_zero_are_noted():
