@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from sigreg import SIGReg
 
@@ -160,11 +161,25 @@ def step(loss: Loss, z: Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def extra_mib(name: str, case: str, device: str) -> float | None:
-    """Peak memory of one pass beyond what was there, in a process of its own; None where it fails."""
-    command = [sys.executable, "-m", "benchmarks.competitors", name, case, "--device", device]
+def extra_mib(name: str, case: str) -> float | None:
+    """Resident peak of one pass beyond what was there, in a process of its own; None where it fails."""
+    command = [sys.executable, "-m", "benchmarks.competitors", name, case]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     return float(run.stdout.split()[-1]) if run.returncode == 0 and run.stdout.strip() else None
+
+
+def on_gpu(loss: Loss, z: Tensor) -> dict[str, float]:
+    """What a GPU does in one pass: kernels, the time that they run, and memory beyond what was there."""
+    z.grad = torch.zeros_like(z)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step(loss, z)
+    extra = (torch.cuda.max_memory_allocated() - before) / 2**20
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
+        step(loss, z)
+    kernels = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    busy = sum(e.time_range.elapsed_us() for e in kernels) / 1e3
+    return {"launches": len(kernels), "busy_ms": busy, "extra_mib": extra}
 
 
 def _resident(field: str) -> int:
@@ -177,18 +192,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name")
     parser.add_argument("case", type=Case.parse)
-    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    z = arguments.case.embeddings(arguments.device)
+    z = arguments.case.embeddings("cpu")
     loss = IMPLEMENTATIONS[arguments.name](arguments.case)
     z.grad = torch.zeros_like(z)
-    if z.is_cuda:
-        step(loss, z)
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step(loss, z)
-        print((torch.cuda.max_memory_allocated() - before) / 2**20)
-        return
     # What the first call loads or generates is not the method's own.
     if arguments.name in COMPILED:
         step(loss, z)

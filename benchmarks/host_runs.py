@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks import data, probes
+from benchmarks.cuda_graph import GraphedStep
 from benchmarks.hosts import METHODS, OPTIMIZERS, Method, lines
 
 CURVES = ("epoch", "loss", "knn", "linear", "selection_knn", "selection_linear")
@@ -76,6 +77,9 @@ class _Run:
         self.optimizer, self.schedule = method.optimizer()
         self.epoch, self.diverged, self.seconds, self.rank = 0, False, 0.0, 0.0
         self.loss = math.nan
+        on_gpu = next(method.parameters()).is_cuda
+        self.step = GraphedStep(method, self._loss) if on_gpu else self._forward_and_backward
+        self.saved = -math.inf
         self.curve: dict[str, list[float]] = {name: [] for name in CURVES}
         self.path = _path(cfg)
         if self.path is not None and self.path.exists():
@@ -84,26 +88,38 @@ class _Run:
     def train(self, images: Tensor) -> None:
         """One epoch.  Its random numbers depend on the seed and the epoch alone, so that a resumed run draws
         the order and the crops of one that was never interrupted."""
-        cfg, start, total = self.cfg, time.perf_counter(), 0.0
+        cfg, start, total = (
+            self.cfg,
+            time.perf_counter(),
+            torch.zeros((), dtype=torch.float64, device=images.device),
+        )
         torch.manual_seed(100_003 * cfg.seed + self.epoch)
         self.method.train()
         self.method.epoch = self.epoch
         count = len(images) // cfg.batch_size
         order = torch.randperm(len(images))[: count * cfg.batch_size].to(images.device)
         for chosen in order.split(cfg.batch_size):
-            self.optimizer.zero_grad()
-            with _autocast(cfg, images.device):
-                loss = self.method(images[chosen])
-            if not loss.isfinite():
-                self.diverged = True
+            loss = self.step(images[chosen])
+            if loss.device.type == "cpu" and not loss.isfinite():  # seen after the epoch on a GPU
                 break
-            loss.backward()
             self.optimizer.step()
             self.schedule.step()
-            total += float(loss.detach())
-        self.loss = total / count
+            total = total + loss
+        self.loss = float(total + 0 * loss) / count
+        self.diverged = not math.isfinite(self.loss)
         self.seconds += time.perf_counter() - start
         self.epoch += 1
+
+    def _forward_and_backward(self, batch: Tensor) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = self._loss(batch)
+        loss.backward()
+        return loss.detach()
+
+    def _loss(self, batch: Tensor) -> Tensor:
+        with _autocast(self.cfg, batch.device):
+            loss: Tensor = self.method(batch)
+        return loss
 
     def probe(self, images: data.Images, selection: tuple[Tensor, Tensor]) -> None:
         """A point of every curve; a run whose features are not finite has diverged."""
@@ -114,7 +130,8 @@ class _Run:
         scored = [(test, images.test_labels)]
         if len(selection[0]):
             scored.append((embedded(self.method.backbone, selection[0]), selection[1]))
-        found = accuracies(train, images.train_labels, scored)
+        device = next(self.method.parameters()).device
+        found = accuracies(train, images.train_labels, scored, device)
         values = [self.epoch, self.loss, *found[0], *(found[1] if len(found) > 1 else ())]
         for name, value in zip(CURVES, values, strict=False):
             self.curve[name].append(round(float(value), 5))
@@ -123,9 +140,16 @@ class _Run:
         self.rank = round(probes.effective_rank(test.numpy()), 3)
 
     def save(self) -> None:
-        """Write the checkpoint beside the old one and replace it, so that a kill leaves one of the two."""
-        if self.path is None:
+        """Write the checkpoint beside the old one and replace it, so that a kill leaves one of the two.
+
+        After the first and the last epoch, and at most every 20 seconds between them.
+        """
+        now = time.perf_counter()
+        if self.path is None or (
+            now - self.saved < 20 and self.epoch < self.cfg.epochs and not self.diverged
+        ):
             return
+        self.saved = now
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_suffix(".new")
         parts = {name: getattr(self, name).state_dict() for name in ("method", "optimizer", "schedule")}
@@ -166,18 +190,22 @@ def embedded(backbone: torch.nn.Module, images: Tensor) -> Tensor:
 
 
 def accuracies(
-    train: Tensor, labels: Tensor, scored: list[tuple[Tensor, Tensor]]
+    train: Tensor, labels: Tensor, scored: list[tuple[Tensor, Tensor]], device: torch.device
 ) -> list[tuple[float, float]]:
-    """Of each (features, labels): k-NN as lightly has it (k = 200, t = 0.1), and logistic regression."""
-    classes, bank, k = int(labels.max()) + 1, normalize(train, dim=1).T, min(200, len(train))
+    """Of each (features, labels): k-NN as lightly has it (k = 200, t = 0.1), and logistic regression.
+
+    Tensors are on the CPU; the neighbours are found on `device`.
+    """
+    classes, k = int(labels.max()) + 1, min(200, len(train))
+    bank, known = normalize(train, dim=1).T.to(device), labels.to(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the number of iterations is a fixed budget
         linear = probes.classifier("linear", "all").fit(train.numpy(), labels.numpy())
     found = []
     for x, y in scored:
-        parts = zip(normalize(x, dim=1).split(500), y.split(500), strict=True)
+        parts = zip(normalize(x, dim=1).to(device).split(500), y.to(device).split(500), strict=True)
         hits = sum(
-            int((knn_predict(part, bank, labels, classes, k, 0.1)[:, 0] == z).sum()) for part, z in parts
+            int((knn_predict(part, bank, known, classes, k, 0.1)[:, 0] == z).sum()) for part, z in parts
         )
         found.append((hits / len(y), float(linear.score(x.numpy(), y.numpy()))))
     return found

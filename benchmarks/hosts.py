@@ -20,6 +20,7 @@ from lightly.models.modules import heads
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks import augment
 from sigreg_adapters.lightly import LeJEPALoss, LeJEPAProjectionHead
@@ -60,13 +61,15 @@ class Method(nn.Module):
 
     def optimizer(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """The optimizer that the configuration names, or the method's own, with its schedule by steps."""
-        times = float(self.cfg.lr_times)
+        times, on_gpu = float(self.cfg.lr_times), next(self.parameters()).is_cuda
         if (self.cfg.get("optimizer") or self.own) == "adamw":
-            optimizer = torch.optim.AdamW(self.parameters(), lr=2e-3 * times, weight_decay=5e-4)
+            optimizer = torch.optim.AdamW(self.parameters(), lr=2e-3 * times, weight_decay=5e-4, fused=on_gpu)
             warmup = max(1, self.steps // 10)
         else:
             lr = 0.06 * times * (self.cfg.batch_size / 128 if self.scaled else 1)
-            optimizer = torch.optim.SGD(self.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+            optimizer = torch.optim.SGD(
+                self.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, fused=on_gpu
+            )
             warmup = 1
 
         def rate(step: int) -> float:
@@ -184,7 +187,15 @@ class SimCLR(Method):
 
     def loss(self, views: list[Tensor]) -> Tensor:
         z0, z1 = (self.head(self.backbone(x)) for x in views)
-        return self.criterion(z0, z1)
+        return nt_xent(z0, z1) if z0.is_cuda else self.criterion(z0, z1)
+
+
+def nt_xent(z0: Tensor, z1: Tensor, temperature: float = 0.5) -> Tensor:
+    """lightly's NTXentLoss without its boolean index, for which the host must wait (no CUDA graph can)."""
+    z = normalize(torch.cat([z0, z1]), dim=1)
+    similarity = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    other_view = torch.arange(len(z), device=z.device).roll(len(z0))
+    return cross_entropy(similarity, other_view)
 
 
 METHODS: dict[str, type[Method]] = {

@@ -23,6 +23,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from sigreg.kernels import takes_triton
 from sigreg.random_numbers import logical_shift, normal_numbers, random_bits
 
 Directions: TypeAlias = Callable[..., Tensor]
@@ -62,6 +63,11 @@ def gaussian(
 
     Source: normal vectors, divided by their lengths: Muller, Communications of the ACM 2 (1959).
     """
+    out = torch.empty(D, K, dtype=dtype, device=device)
+    if takes_triton(out) and not (isinstance(step, Tensor) and step.device != out.device):
+        from sigreg.kernels import triton_directions
+
+        return triton_directions.gaussian(out, seed, step)
     A = normal_numbers(D * K, seed, step, device).to(dtype).reshape(D, K)
     return _unit(A)
 

@@ -54,9 +54,14 @@ def _hashes(first: int, last: int, seed: int, step: int | Tensor, device: torch.
 
     The stream of a seed is SplitMix64's, started at a hash of the seed; step s begins at number s 2^32.
     """
-    step = step.to(torch.int64) if isinstance(step, Tensor) else step  # 2^32 times an int32 would be 0
-    index = torch.arange(first + 1, last + 1, device=device).add_(step * 2**32)
-    return _mix(index.mul_(_GAMMA).add_(_mixed(seed + _GAMMA)))
+    start = step.to(torch.int64) * 2**32 if isinstance(step, Tensor) else as_int64(step * 2**32)
+    index = torch.arange(first + 1, last + 1, device=device).add_(start)
+    return _mix(index.mul_(_GAMMA).add_(offset(seed)))
+
+
+def offset(seed: int) -> int:
+    """Where the stream of a seed starts."""
+    return _mixed(seed + _GAMMA)
 
 
 def random_bits(count: int, seed: int, step: int | Tensor, device: torch.device | None = None) -> Tensor:

@@ -266,7 +266,7 @@ class SIGReg(nn.Module):
 
     def extra_repr(self) -> str:
         fused = any(member.function is epps_pulley for member in self.statistic)
-        backend = kernels.chosen(self.backend) if fused else "eager"
+        backend = kernels.chosen(self.backend, self.step.float()) if fused else "eager"
         auto = f"auto ({backend})" if self.backend == "auto" else backend
         return f"{self._settings()}, seed={self.seed}, group={self.group}, backend={auto}"
 

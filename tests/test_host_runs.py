@@ -1,5 +1,6 @@
 """A run of the host comparison can be interrupted, may diverge, and chooses by images of its own."""
 
+import lightly.loss
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-from benchmarks import data, engine, host_runs, hosts
+from benchmarks import cuda_graph, data, engine, host_runs, hosts
 from benchmarks.__main__ import main
 from benchmarks.questions import hosts as question
 from benchmarks.questions import hosts_long
@@ -187,3 +188,47 @@ def test_a_long_run_at_another_setting_is_a_line_of_its_own():
         ["| simclr", "AdamW x 3", "10.0 (n = 1)"],
         ["| simclr", "SGD x 10", "10.0 (n = 1)"],
     ]
+
+
+def test_what_a_step_replaces_is_written_back_to_its_memory():
+    module = torch.nn.BatchNorm1d(3)
+    kept = cuda_graph.tensors(module)
+    where = {name: tensor.data_ptr() for name, tensor in kept.items()}
+    module.weight.data = module.weight.data * 2  # as lightly's update_momentum does
+    module.running_mean = module.running_mean + 5  # as its DINOLoss does with the center
+    module.running_var.mul_(3)
+    cuda_graph.write_back(module, kept)
+    assert {name: tensor.data_ptr() for name, tensor in cuda_graph.tensors(module).items()} == where
+    assert module.weight.tolist() == [2.0] * 3
+    assert module.running_mean.tolist() == [5.0] * 3
+    assert module.running_var.tolist() == [3.0] * 3
+
+
+def test_simclr_s_loss_on_a_gpu_is_lightly_s():
+    z0, z1 = torch.randn(2, 16, 8, dtype=torch.float64, requires_grad=True)
+    ours, theirs = hosts.nt_xent(z0, z1), lightly.loss.NTXentLoss()(z0, z1)
+    assert_close(ours, theirs)
+    for a, b in zip(torch.autograd.grad(ours, (z0, z1)), torch.autograd.grad(theirs, (z0, z1)), strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", hosts.METHODS)
+def test_a_replayed_step_is_the_step(method, setting, monkeypatch):
+    monkeypatch.setattr(
+        hosts.augment, "views", lambda x, count, *_, **__: torch.stack([x, x.flip(-1)] * 2)[:count]
+    )
+    batches, losses = torch.randint(256, (9, 64, 3, 32, 32), dtype=torch.uint8, device="cuda"), []
+    for graphed in (False, True):
+        torch.manual_seed(0)
+        cfg = setting(method=method, backbone="resnet-9", width=0.25, stem_stride=2, flip=True)
+        run = host_runs._Run(cfg, hosts.METHODS[method](cfg, 3, 100).cuda())
+        step = run.step if graphed else run._forward_and_backward
+        losses.append([])
+        for batch in batches:
+            losses[-1].append(float(step(batch)))
+            run.optimizer.step()
+            run.schedule.step()
+    # convolutions add up in an order of their own, and nine steps of training multiply the difference
+    assert_close(*map(torch.tensor, losses), rtol=1e-3, atol=1e-4)
+    assert len(set(losses[1])) == len(batches)

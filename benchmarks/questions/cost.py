@@ -3,8 +3,8 @@
 Forward plus backward in float32.  Implementations take turns in one process, each turn one pass that warms
 the caches and one that counts, and a ratio is the median over rounds of the ratio within a round, so that
 changes of the machine's speed cancel.  Memory is the resident peak of one pass beyond what was there before
-it (allocated on a GPU), in a process of its own.
-The Triton kernel is measured where there is a GPU; on the CPU it runs in an interpreter, in the tests.
+it, in a process of its own; on a GPU, of what is allocated there.
+Triton, the default on a GPU, is measured where there is one; the tests run it in its interpreter, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from benchmarks import picture
-from benchmarks.competitors import COMPILED, GRID, IMPLEMENTATIONS, Case, extra_mib, step
+from benchmarks.competitors import COMPILED, GRID, IMPLEMENTATIONS, Case, Loss, extra_mib, on_gpu, step
 from benchmarks.questions import gpu_cost
 from benchmarks.report import markdown
 
@@ -45,6 +45,7 @@ def measure(cfg: DictConfig) -> list[dict[str, Any]]:
         return _training_step(cfg, device)
     case = Case.parse(cfg.case)
     z = case.embeddings(device)
+    losses: dict[str, Loss] = {}
     passes: dict[str, Callable[[], None]] = {}
     rows = []
     for name in _names(cfg, device):
@@ -55,6 +56,7 @@ def measure(cfg: DictConfig) -> list[dict[str, Any]]:
         except Exception as error:  # a rival that is not installed, or fails, is a row that says so
             rows.append({"implementation": name, "note": f"{type(error).__name__}: {error}".splitlines()[0]})
             continue
+        losses[name] = loss
         passes[name] = lambda loss=loss: step(loss, z)  # type: ignore[misc]
     times = _in_turns(passes, cfg.rounds)
     for name, seconds in times.items():
@@ -65,15 +67,17 @@ def measure(cfg: DictConfig) -> list[dict[str, Any]]:
             _ratio(seconds, times.get(name.removesuffix(", masked"))) if "masked" in name else None
         )
         row["faster_than_compiled"] = _ratio(times.get("lightly compiled"), seconds)
-        row["extra_mib"] = extra_mib(name, cfg.case, device) if cfg.memory else None
+        if device == "cuda":
+            row |= on_gpu(losses[name], z)
+        elif cfg.memory:
+            row["extra_mib"] = extra_mib(name, cfg.case)
         rows.append(row)
     return rows
 
 
 def _names(cfg: DictConfig, device: str) -> list[str]:
     names = list(IMPLEMENTATIONS)
-    if device == "cpu":
-        names.remove("triton")
+    names.remove("triton" if device == "cpu" else "inductor")  # which the GPU's default has replaced
     return [name for name in names if name not in COMPILED or cfg.compiled]
 
 
@@ -120,7 +124,7 @@ def _training_step(cfg: DictConfig, device: str) -> list[dict[str, Any]]:
             torch.cuda.synchronize()
 
     passes: dict[str, Callable[[], None]] = {}
-    for name in ("eager", RIVAL):
+    for name in ("triton" if device == "cuda" else "eager", RIVAL):
         loss = IMPLEMENTATIONS[name](case)
         loss = loss.to(device) if isinstance(loss, nn.Module) else loss
         passes[name] = lambda loss=loss: step(loss, z)  # type: ignore[misc]
@@ -148,13 +152,15 @@ def table(frame: pd.DataFrame) -> str:
         "faster_than_lightly",
         "faster_than_compiled",
         "x_unmasked",
+        "launches",
+        "busy_ms",
         "extra_mib",
         "note",
     ]
     parts = []
     for case, rows in shapes.groupby("case", sort=False):
         if case not in growing or growing.issuperset(shapes.case):  # those are for the slopes
-            shown = rows.set_index("implementation").reindex(columns=columns)
+            shown = rows.set_index("implementation").reindex(columns=[c for c in columns if c in rows])
             parts.append(f"(V, N, D, K) = ({', '.join(str(case).split('x'))})\n\n{markdown(shown)}")
     parts.append(_growth(shapes))
     if len(training):
@@ -206,6 +212,7 @@ def _growth(frame: pd.DataFrame) -> str:
 
 
 SHOWN = {
+    "triton": (picture.PURPLE, "v"),
     "eager": (picture.BLUE, "o"),
     "inductor": (picture.GREEN, "s"),
     "lightly compiled": (picture.ORANGE, "^"),

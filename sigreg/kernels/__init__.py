@@ -3,18 +3,20 @@
     reference  the definition, in operations that autograd and torch.func differentiate; stores the most
     eager      tiles of plain tensor operations, their size chosen for the device; compiles nothing
     inductor   the sums and the gradient as one generated loop each, by torch.compile
-    triton     projection, sums and gradient fused, for CUDA; "triton-tf32" and "triton-bf16" project on
-               tensor cores, at the precision that they name
+    triton     three kernels between two matrix products, for float32 on CUDA
 
 All compute the same number from `(V, N, D)` embeddings and `(D, K)` directions; they differ in time and
-memory only.  "auto" is "eager"; under a transform of `torch.func` it is "reference", and inside the user's
-`torch.compile` it is the formulas of "inductor", which become part of the user's graph.
+memory only.  "auto" is "triton" for float32 on CUDA where Triton works, and "eager" elsewhere; under a
+transform of `torch.func` it is "reference", and inside the user's `torch.compile` it is the formulas of
+"inductor", which become part of the user's graph.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import warnings
 from types import ModuleType
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -24,23 +26,51 @@ from torch.autograd import Function
 
 from sigreg.kernels import eager, reference
 from sigreg.kernels.quadrature import epps_pulley_from_sums, points
-from sigreg.sample import Sample, transformed
+from sigreg.sample import Number, Sample, transformed
 
-Backend: TypeAlias = Literal["auto", "reference", "eager", "inductor", "triton", "triton-tf32", "triton-bf16"]
+Backend: TypeAlias = Literal["auto", "reference", "eager", "inductor", "triton"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
 
-def chosen(backend: str) -> str:
-    """The backend that runs: the one that was named, or what `"auto"` stands for here.
+def chosen(backend: str, z: Tensor | None = None) -> str:
+    """The backend that runs for embeddings z: the one that was named, or what `"auto"` stands for here.
 
-    `"inductor"` compiles for a minute or two at the first call, and `"triton"` has run under Triton's
-    interpreter only, so both are used only if they are named.
+    `"inductor"` compiles for a minute or two at the first call, so it is used only if it is named.
     """
     if torch.compiler.is_compiling() and backend in ("auto", "eager"):
         return "inductor"  # a compiler cannot fuse across tiles and preallocated buffers
-    if transformed() and not backend.startswith("triton"):
+    if transformed() and backend != "triton":
         return "reference"
-    return "eager" if backend == "auto" else backend
+    if backend == "auto":
+        return "triton" if z is not None and takes_triton(z) else "eager"
+    return backend
+
+
+def takes_triton(x: Tensor) -> bool:
+    """Whether a Triton kernel should run in place of torch's operators: on plain float32 tensors on CUDA."""
+    plain = x.is_cuda and x.dtype == torch.float32 and type(x) in (Tensor, torch.nn.Parameter)
+    return plain and not torch.compiler.is_compiling() and not transformed() and _triton_works()
+
+
+@functools.cache
+def _triton_works() -> bool:
+    """Whether Triton compiles and computes correctly on this machine's GPU: tried once in a process."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        from sigreg.kernels import triton
+
+        z, A = torch.zeros(1, 2, 1, device="cuda"), torch.ones(1, 1, device="cuda")
+        value, _ = triton.value_and_gradient(z, A, None, 2, 2, (3.0, 17, False), True)
+        if abs(float(value) / 2 - 0.40205) < 1e-4:  # all embeddings 0
+            return True
+        error: Exception | str = f"a value of {float(value):.5f} in place of 0.80410"
+    except Exception as found:  # no Triton, no C compiler, a device that it does not know, ...
+        error = found
+    warnings.warn(
+        f"Triton does not work here, so SIGReg runs on the slower backend='eager': {error}", stacklevel=2
+    )
+    return False
 
 
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -54,7 +84,7 @@ def _module(name: str) -> ModuleType:
     """The kernel's `ecf_sums` and `ecf_sums_backward`; those that need more than torch are imported here."""
     if name == "eager":
         return eager
-    if name.startswith("triton"):
+    if name == "triton":
         from sigreg.kernels import triton
 
         return triton
@@ -104,7 +134,7 @@ def ecf_sums(
     Raises:
         RuntimeError: the backend that was named cannot run here.
     """
-    name, views = chosen(backend), z.shape[:-2]
+    name, views = chosen(backend, z), z.shape[:-2]
     with no_autocast(z.device):
         if name == "reference":
             return reference.ecf_sums(z if A is None else z @ A, weights, dt, P)
@@ -112,6 +142,44 @@ def ecf_sums(
         rows = None if weights is None else weights.reshape(flat.shape[:-1])
         C, S = _ECFSums.apply(flat, A, rows, dt, P, name)
         return C.reshape(*views, *C.shape[1:]), S.reshape(*views, *S.shape[1:])
+
+
+class _ValueAndGradient(Function):
+    """The mean over slices for each view, its gradient taken during the forward pass.
+
+    z `(V, N, D)`, A `(D, K)`, weights `(V, N)` or None, W and N numbers or `(V, 1)` -> `(V,)`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        A: Tensor,
+        weights: Tensor | None,
+        W: Number,
+        N: Number,
+        grid: tuple[float, int, bool],
+        with_gradient: bool,
+        name: str,
+    ) -> Tensor:
+        values: Tensor
+        values, grad = _module(name).value_and_gradient(z, A, weights, W, N, grid, with_gradient)
+        ctx.arguments = grid, W, N
+        ctx.save_for_backward(z, A, weights, grad)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        z, A, weights, grad = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: in operations that autograd differentiates again
+            (t_max, num_points, unbiased), W, N = ctx.arguments
+            with no_autocast(z.device):  # backward() may be called under autocast
+                sums = reference.ecf_sums(z @ A, weights, t_max / (num_points - 1), num_points - 1)
+                value = epps_pulley_from_sums(*sums, W, N, *points(t_max, num_points, z), unbiased).mean(-1)
+                (grad,) = torch.autograd.grad(value, z, grad_output, create_graph=True)
+        else:
+            grad = grad * grad_output[:, None, None]
+        return grad, *[None] * 7
 
 
 def sliced_epps_pulley(
@@ -143,17 +211,17 @@ def sliced_epps_pulley(
         tensor([0.4020])
     """
     z, P = sample.x, num_points - 1
-    alone = sample.group.size == 1
-    if alone and not A.requires_grad and chosen(backend) == "eager":  # computes the gradient with the value
+    name = chosen(backend, z)
+    if sample.group.size == 1 and not A.requires_grad and name in ("eager", "triton"):
         flat = z.reshape(math.prod(z.shape[:-2]), *z.shape[-2:])
         weights, W, N = sample.weights, sample.W, sample.N
         if weights is not None:
             weights, W, N = (v.reshape(len(flat), -1) for v in (weights, W, N))  # type: ignore[union-attr]
         grid, train = (t_max, num_points, unbiased), torch.is_grad_enabled() and z.requires_grad
         with no_autocast(z.device):
-            values: Tensor = eager.SlicedEppsPulley.apply(flat, A, weights, W, N, grid, train)
+            values: Tensor = _ValueAndGradient.apply(flat, A, weights, W, N, grid, train, name)
         return values.reshape(z.shape[:-2])
-    C, S = ecf_sums(z, A, sample.weights, t_max / P, P, backend)
+    C, S = ecf_sums(z, A, sample.weights, t_max / P, P, name)
     C, S = sample.all_reduce(C, S)
     phi, w = points(t_max, num_points, C)
     return epps_pulley_from_sums(C, S, sample.W, sample.N, phi, w, unbiased).mean(-1)

@@ -8,15 +8,13 @@ is taken together with the value, and the projections are never stored.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from sigreg.kernels import products, reference
+from sigreg.kernels import products
 from sigreg.kernels.quadrature import epps_pulley_from_sums, points, slopes
 from sigreg.sample import Number
 
@@ -158,52 +156,29 @@ def _rows(weights: Tensor | None, views: slice) -> Tensor | None:
     return None if weights is None else weights[views, None]  # (V, 1, N)
 
 
-class SlicedEppsPulley(Function):
-    """The mean over slices for each view, its gradient taken tile by tile during the forward pass.
-
-    z `(V, N, D)`, A `(D, K)`, weights `(V, N)` or None, W and N numbers or `(V, 1)` -> `(V,)`.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        z: Tensor,
-        A: Tensor,
-        weights: Tensor | None,
-        W: Number,
-        N: Number,
-        grid: tuple[float, int, bool],
-        with_gradient: bool,
-    ) -> Tensor:
-        (V, rows, D), K, (t_max, num_points, unbiased) = z.shape, A.shape[1], grid
-        P = num_points - 1
-        a = A.T * (t_max / P / 2)  # (K, D): a @ z.T is phi
-        C, S = z.new_empty(V, K, P), z.new_empty(V, K, P)
-        phi_t, w = points(t_max, num_points, z)
-        grad = torch.zeros_like(z, memory_format=torch.contiguous_format) if with_gradient else None
-        for tile, phi, views, columns in _tiles(V, rows, K, P, z):
-            flat = z[views].reshape(-1, D)
-            torch.mm(a[columns], flat.T, out=phi.view(phi.shape[0], -1))
-            C_k, S_k = tile.sums(_rows(weights, views))  # (K, V, P)
-            C[views, columns], S[views, columns] = C_k.transpose(0, 1), S_k.transpose(0, 1)
-            if grad is not None:
-                W_v, N_v = (n[views, 0] if isinstance(n, Tensor) else n for n in (W, N))  # (V,)
-                g = tile.gradient(*slopes(C_k, S_k, W_v, N_v, phi_t, w / K, unbiased))
-                grad[views].view(-1, D).addmm_(g.view(g.shape[0], -1).T, a[columns])
-        ctx.arguments = grid, W, N
-        ctx.save_for_backward(z, A, weights, grad)
-        return epps_pulley_from_sums(C, S, W, N, phi_t, w, unbiased).mean(-1)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        z, A, weights, grad = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: in operations that autograd differentiates again
-            (t_max, num_points, unbiased), W, N = ctx.arguments
-            # backward() may be called under autocast, which the meta device does not know
-            with contextlib.nullcontext() if z.is_meta else torch.autocast(z.device.type, enabled=False):
-                sums = reference.ecf_sums(z @ A, weights, t_max / (num_points - 1), num_points - 1)
-                value = epps_pulley_from_sums(*sums, W, N, *points(t_max, num_points, z), unbiased).mean(-1)
-                (grad,) = torch.autograd.grad(value, z, grad_output, create_graph=True)
-        else:
-            grad = grad * grad_output[:, None, None]
-        return grad, None, None, None, None, None, None
+def value_and_gradient(
+    z: Tensor,
+    A: Tensor,
+    weights: Tensor | None,
+    W: Number,
+    N: Number,
+    grid: tuple[float, int, bool],
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The mean over slices `(V,)`, and its gradient in z, tile by tile; see `sigreg.kernels`."""
+    (V, rows, D), K, (t_max, num_points, unbiased) = z.shape, A.shape[1], grid
+    P = num_points - 1
+    a = A.T * (t_max / P / 2)  # (K, D): a @ z.T is phi
+    C, S = z.new_empty(V, K, P), z.new_empty(V, K, P)
+    phi_t, w = points(t_max, num_points, z)
+    grad = torch.zeros_like(z, memory_format=torch.contiguous_format) if with_gradient else None
+    for tile, phi, views, columns in _tiles(V, rows, K, P, z):
+        flat = z[views].reshape(-1, D)
+        torch.mm(a[columns], flat.T, out=phi.view(phi.shape[0], -1))
+        C_k, S_k = tile.sums(_rows(weights, views))  # (K, V, P)
+        C[views, columns], S[views, columns] = C_k.transpose(0, 1), S_k.transpose(0, 1)
+        if grad is not None:
+            W_v, N_v = (n[views, 0] if isinstance(n, Tensor) else n for n in (W, N))  # (V,)
+            g = tile.gradient(*slopes(C_k, S_k, W_v, N_v, phi_t, w / K, unbiased))
+            grad[views].view(-1, D).addmm_(g.view(g.shape[0], -1).T, a[columns])
+    return epps_pulley_from_sums(C, S, W, N, phi_t, w, unbiased).mean(-1), grad
