@@ -75,11 +75,14 @@ def test_from_collapse_to_far_away(scale) -> None:
 @pytest.mark.parametrize("kind", ["mask", "weights"])
 @pytest.mark.parametrize("name", sorted(STATISTICS))
 def test_every_statistic_is_that_of_a_cpu(name, kind) -> None:
-    z, A = embeddings(), gaussian(D, K)
+    if name == "vasicek_entropy" and kind == "weights":
+        pytest.skip("it has no weighted form")
+    # of given projections: rounding may exchange two neighbours in the order, which is 1e-3 of the gradient
+    x, identity = embeddings() @ gaussian(D, K), torch.eye(K)
     w = torch.rand(V, N, generator=torch.Generator().manual_seed(1))
     w = w > 0.3 if kind == "mask" else w
-    on_gpu = value_and_gradient(functional, z.cuda(), A.cuda(), statistic=name, weights=w.cuda())
-    on_cpu = value_and_gradient(functional, z.double(), A.double(), statistic=name, weights=w)
+    on_gpu = value_and_gradient(functional, x.cuda(), identity.cuda(), statistic=name, weights=w.cuda())
+    on_cpu = value_and_gradient(functional, x.double(), identity.double(), statistic=name, weights=w)
     close(on_gpu, on_cpu, 1e-4)
 
 
