@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from sigreg.kernels import takes_triton
+from sigreg.kernels.choice import takes_triton
 from sigreg.random_numbers import logical_shift, normal_numbers, random_bits
 
 Directions: TypeAlias = Callable[..., Tensor]

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigreg import collectives, kernels
+from sigreg import collectives
 from sigreg.collectives import BatchGroup, Group
 from sigreg.directions import Directions, Name, by_name
 from sigreg.functional import mean_over_slices, members_of
 from sigreg.kernels import Backend, no_autocast
+from sigreg.kernels.choice import chosen
 from sigreg.memory import Memory
 from sigreg.random_numbers import as_int64, random_bits
 from sigreg.sample import Sample, described, transformed, widest
@@ -266,7 +267,7 @@ class SIGReg(nn.Module):
 
     def extra_repr(self) -> str:
         fused = any(member.function is epps_pulley for member in self.statistic)
-        backend = kernels.chosen(self.backend, self.step.float()) if fused else "eager"
+        backend = chosen(self.backend, self.step.float()) if fused else "eager"
         auto = f"auto ({backend})" if self.backend == "auto" else backend
         return f"{self._settings()}, seed={self.seed}, group={self.group}, backend={auto}"
 

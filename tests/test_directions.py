@@ -1,6 +1,10 @@
 """Directions: unit, uniform, and a pure function of (seed, step)."""
 
+import importlib.util
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -127,3 +131,35 @@ def test_directions_do_not_depend_on_the_default_dtype(kind, default):
     finally:
         torch.set_default_dtype(torch.float32)
     assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_step_beyond_32_bits():
+    steps = [2**31 + 7, 2**33, 2**63 + 1]
+    drawn = [directions.gaussian(5, 3, step=step) for step in steps]
+    for step, A in zip(steps[:2], drawn, strict=False):
+        assert torch.equal(directions.gaussian(5, 3, step=torch.tensor(step)), A)
+    assert len({A.sum().item() for A in drawn}) == 3
+
+
+TRITON = """
+import torch
+from torch.testing import assert_close
+from sigreg.directions import gaussian
+from sigreg.kernels import triton_directions
+
+cases = (64, 128, 0, 0), (7, 13, 3, 5), (1, 1, 0, 1), (100, 33, -5, 70000), (65, 16, 2**63, 2**31 + 7)
+for D, K, seed, step in cases:
+    expected = gaussian(D, K, seed=seed, step=step)
+    narrow = torch.tensor(step, dtype=torch.int32) if step < 2**31 else torch.tensor(step)
+    for given in (step, torch.tensor(step), narrow):
+        out = triton_directions.gaussian(torch.empty(D, K), seed, given)
+        assert_close(out, expected, rtol=0, atol=1e-6)  # numbers of size 1; logarithm, root and cosine round
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
+def test_triton_s_interpreter_draws_the_same():
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "ignore", "-c", TRITON]  # numpy warns of products that wrap
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -52,6 +52,7 @@ def test_the_demos_baselines_are_the_report_that_is_committed():
 
 def test_the_costs_are_the_rows_that_are_committed():
     frame = pd.read_csv(ROOT / "benchmarks/results/cost.csv")
+    frame = frame[frame.scale == "cpu"]
     faster = frame.pivot_table(index="case", columns="implementation", values="faster_than_lightly")
     memory = frame.pivot_table(index="case", columns="implementation", values="extra_mib")
     rows = re.findall(r"^\| (\d+(?: x \d+){3}) \|(.*)\|$", README, re.MULTILINE)
@@ -62,6 +63,29 @@ def test_the_costs_are_the_rows_that_are_committed():
         measured = [*faster.loc[case, ["eager", "inductor"]], *memory.loc[case, ["eager", "lightly"]]]
         for a, b in zip(said, measured, strict=True):
             assert a == pytest.approx(b, rel=0.05), (name, a, b)
+
+
+def test_what_is_said_of_a_gpu_is_the_rows_that_are_committed():
+    frame = pd.read_csv(ROOT / "benchmarks/results/cost.csv")
+    gpu = frame[(frame.scale == "gpu") & frame.implementation.isin(["triton", "lightly", "lightly compiled"])]
+    ours, theirs, compiled = (
+        gpu[(gpu.implementation == name) & (gpu.case != "resnet18")].set_index("case")
+        for name in ("triton", "lightly", "lightly compiled")
+    )
+
+    def between(values: pd.Series, digits: int) -> str:
+        return f"{values.min():.{digits}f} to {values.max():.{digits}f}"
+
+    text = " ".join(README.split())
+    assert f"{ours.launches.min():.0f} or {ours.launches.max():.0f} launches a pass" in text
+    assert f"(lightly {between(theirs.launches, 0)}), {between(ours.extra_mib, 0)} MiB" in text
+    assert f"and {between(ours.busy_ms, 2)} ms of the GPU's time" in text
+    less = theirs.busy_ms / ours.busy_ms
+    assert f"{less.min():.1f} to {less.max():.0f} times less than lightly's" in text
+    assert f"{between(compiled.busy_ms / ours.busy_ms, 1)} times less than compiled lightly's" in text
+    assert f"takes {between(ours.ms, 1)} ms" in text
+    assert f"{between(ours.faster_than_lightly, 1)} times faster than lightly, " in text
+    assert f"{between(ours.faster_than_compiled, 1)} times compiled lightly's speed" in text
 
 
 def test_the_lightly_readmes_numbers_are_the_reports_that_are_committed():

@@ -24,12 +24,10 @@ from torch import nn
 
 from benchmarks import picture
 from benchmarks.competitors import COMPILED, GRID, IMPLEMENTATIONS, Case, Loss, extra_mib, on_gpu, step
-from benchmarks.questions import gpu_cost
 from benchmarks.report import markdown
 
 FLOOR, RIVAL = "projection alone", "lightly"
 STEP = "resnet18"
-sources = ("cost", "gpu_cost")
 
 
 def check(cfg: DictConfig) -> None:
@@ -143,8 +141,8 @@ def _training_step(cfg: DictConfig, device: str) -> list[dict[str, Any]]:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Every shape, then growth, then the training step, then the model of a GPU."""
-    shapes, training, counted = _parts(frame)
+    """Every shape, then growth, then the training step."""
+    shapes, training = _parts(frame)
     growing = {shapes.case[i] for axis in ("N", "K", "points") for i in _series(_parsed(shapes), axis).index}
     columns = [
         "ms",
@@ -166,15 +164,12 @@ def table(frame: pd.DataFrame) -> str:
     if len(training):
         shown = training.set_index("implementation")[["ms", "added_ms", "added_share"]].round(4)
         parts.append(f"A training step (ResNet-18, 32 pixels)\n\n{markdown(shown)}")
-    if len(counted):
-        parts.append(gpu_cost.table(counted))
     return "\n\n".join(parts)
 
 
-def _parts(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The rows of measured shapes, of the training step, and of the model of a GPU."""
-    measured, counted = frame[frame.question == "cost"], frame[frame.question == "gpu_cost"]
-    return measured[measured.case != STEP], measured[measured.case == STEP], counted
+def _parts(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of shapes, and of the training step."""
+    return frame[frame.case != STEP], frame[frame.case == STEP]
 
 
 def _parsed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -221,56 +216,55 @@ SHOWN = {
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """Speed beside lightly as shipped, peak memory, the share of a training step, the model of a GPU."""
-    shapes, training, counted = _parts(frame)
+    """Speed beside lightly as shipped, a GPU's time, peak memory, and the share of a training step."""
+    shapes, training = _parts(frame)
     shapes = shapes[shapes.implementation.isin(SHOWN)]
     training = training[training.added_share > 0] if len(training) else training
-    counted = counted[counted.implementation.isin(SHOWN)]
-    below = [part for part in (training, counted) if len(part)]
+    drawn = [
+        (column, title, x)
+        for column, title, x in (
+            ("faster_than_lightly", "Speed beside lightly as shipped", "times faster"),
+            ("busy_ms", "Time that the GPU works", "ms"),
+            ("extra_mib", "Peak memory of a pass", "MiB"),
+        )
+        if column in shapes and shapes[column].notna().any()
+    ]
     fig, axes = picture.panels(
-        2 if below else 1,
+        2,
         2,
         title="What SIGReg costs beside lightly's",
-        note=f"Forward and backward, float32, {frame.threads.iloc[0]} threads of {frame.device.iloc[0]}; "
+        note=f"Forward and backward, float32, {frame.threads.iloc[0]} threads, {frame.device.iloc[0]}; "
         "a ratio is the median over rounds of the ratio within a round, one case a shape. "
-        f"A label is V x N x D x K (x points). {gpu_cost.TITLE}: {gpu_cost.NOTE}.",
-        size=(12, 0.3 * shapes.case.nunique() + 2.6 + (3.2 if below else 0)),
+        "A label is V x N x D x K (x points).",
+        size=(12, 0.3 * shapes.case.nunique() + 5.8),
     )
-    _draw_shapes(axes, shapes)
-    if len(training):
-        _draw_training_step(axes[2], training)
-    if len(counted):
-        gpu_cost.draw(axes[3], counted)
-    for ax, part in zip(axes[2:], (training, counted), strict=False):
-        ax.set_visible(len(part) > 0)
-    return fig
-
-
-def _draw_shapes(axes: list[Axes], shapes: pd.DataFrame) -> None:
-    speed = shapes.pivot_table(index="case", columns="implementation", values="faster_than_lightly")
-    memory = shapes.pivot_table(index="case", columns="implementation", values="extra_mib", dropna=False)
-    by = speed["eager"] if "eager" in speed else speed.mean(axis=1)
-    order = list(by.sort_values().index)
-    for ax, values, title, x in (
-        (axes[0], speed, "Speed beside lightly as shipped", "times faster"),
-        (axes[1], memory, "Peak memory of a pass", "MiB"),
-    ):
-        for y in range(len(order)):
-            ax.axhline(y, color=picture.PALE, linewidth=0.5, zorder=0)
-        for name, (colour, marker) in SHOWN.items():
-            if name in values and values[name].notna().any():
-                ax.plot(
-                    values[name].reindex(order), range(len(order)), marker, color=colour, ms=5.5, label=name
-                )
-        ax.set_xscale("log")
-        ax.grid(axis="x", color=picture.PALE, linewidth=0.6)
+    by = shapes[shapes.implementation == ("triton" if "busy_ms" in shapes else "eager")]
+    order = list(by.sort_values("faster_than_lightly").case)
+    for ax, (column, title, x) in zip(axes, drawn, strict=False):
+        values = shapes.pivot_table(index="case", columns="implementation", values=column, dropna=False)
+        _draw_shapes(ax, values.reindex(order))
         picture.label(ax, title, x, "")
     axes[0].set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes[0].set_xticks([], minor=True)
-    axes[0].set_yticks(range(len(order)), [str(case) for case in order])
-    axes[1].set_yticks([])
-    picture.plain_log(axes[1].xaxis)
     picture.legend(axes[0], below=True, ncols=4)
+    if len(training):
+        _draw_training_step(axes[len(drawn)], training)
+    for ax in axes[len(drawn) + (len(training) > 0) :]:
+        ax.set_visible(False)
+    return fig
+
+
+def _draw_shapes(ax: Axes, values: pd.DataFrame) -> None:
+    """A line for each shape, a marker for each implementation."""
+    for y in range(len(values)):
+        ax.axhline(y, color=picture.PALE, linewidth=0.5, zorder=0)
+    for name, (colour, marker) in SHOWN.items():
+        if name in values and values[name].notna().any():
+            ax.plot(values[name], range(len(values)), marker, color=colour, ms=5.5, label=name)
+    ax.set_xscale("log")
+    ax.grid(axis="x", color=picture.PALE, linewidth=0.6)
+    ax.set_yticks(range(len(values)), [str(case) for case in values.index])
+    picture.plain_log(ax.xaxis)
 
 
 def _draw_training_step(ax: Axes, training: pd.DataFrame) -> None:

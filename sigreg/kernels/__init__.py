@@ -14,68 +14,25 @@ transform of `torch.func` it is "reference", and inside the user's `torch.compil
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-import warnings
 from types import ModuleType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from sigreg.kernels import eager, reference
+from sigreg.kernels.choice import BACKENDS as BACKENDS
+from sigreg.kernels.choice import Backend as Backend
+from sigreg.kernels.choice import chosen
 from sigreg.kernels.quadrature import epps_pulley_from_sums, points
-from sigreg.sample import Number, Sample, transformed
-
-Backend: TypeAlias = Literal["auto", "reference", "eager", "inductor", "triton"]
-BACKENDS: tuple[str, ...] = get_args(Backend)
-
-
-def chosen(backend: str, z: Tensor | None = None) -> str:
-    """The backend that runs for embeddings z: the one that was named, or what `"auto"` stands for here.
-
-    `"inductor"` compiles for a minute or two at the first call, so it is used only if it is named.
-    """
-    if torch.compiler.is_compiling() and backend in ("auto", "eager"):
-        return "inductor"  # a compiler cannot fuse across tiles and preallocated buffers
-    if transformed() and backend != "triton":
-        return "reference"
-    if backend == "auto":
-        return "triton" if z is not None and takes_triton(z) else "eager"
-    return backend
-
-
-def takes_triton(x: Tensor) -> bool:
-    """Whether a Triton kernel should run in place of torch's operators: on plain float32 tensors on CUDA."""
-    plain = x.is_cuda and x.dtype == torch.float32 and type(x) in (Tensor, torch.nn.Parameter)
-    return plain and not torch.compiler.is_compiling() and not transformed() and _triton_works()
-
-
-@functools.cache
-def _triton_works() -> bool:
-    """Whether Triton compiles and computes correctly on this machine's GPU: tried once in a process."""
-    if not torch.cuda.is_available():
-        return False
-    try:
-        from sigreg.kernels import triton
-
-        z, A = torch.zeros(1, 2, 1, device="cuda"), torch.ones(1, 1, device="cuda")
-        value, _ = triton.value_and_gradient(z, A, None, 2, 2, (3.0, 17, False), True)
-        if abs(float(value) / 2 - 0.40205) < 1e-4:  # all embeddings 0
-            return True
-        error: Exception | str = f"a value of {float(value):.5f} in place of 0.80410"
-    except Exception as found:  # no Triton, no C compiler, a device that it does not know, ...
-        error = found
-    warnings.warn(
-        f"Triton does not work here, so SIGReg runs on the slower backend='eager': {error}", stacklevel=2
-    )
-    return False
+from sigreg.sample import Number, Sample
 
 
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Autocast disabled: sums of a thousand terms need float32."""
-    if device.type == "meta":
+    if device.type == "meta" or not (torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type)):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
 

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="import-untyped,import-not-found", allow-untyped-defs, allow-untyped-decorators
 # mypy: allow-untyped-calls, allow-incomplete-defs
-"""Epps-Pulley in three Triton kernels: sums over the samples, statistic and slopes, gradient.
+"""Epps-Pulley in three Triton kernels (`sigreg.kernels.triton_kernels`) between two matrix products.
 
 The projections x = z A `(V, N, K)` are one matrix product of the device's library and the only tensor of
 that size: the gradient takes their place.  Cosine and sine of every frequency follow by rotation.
@@ -18,8 +18,7 @@ from torch import Tensor
 from sigreg.sample import Number
 
 try:
-    import triton
-    import triton.language as tl
+    from sigreg.kernels.triton_kernels import gradient_kernel, statistic_kernel, sums_kernel
 except ImportError as error:
     raise RuntimeError("backend='triton' needs triton: pip install triton, or use backend='eager'") from error
 
@@ -33,113 +32,21 @@ _SUMS = {"BLOCK_N": 16, "BLOCK_K": 16 if INTERPRETED else 32, "num_warps": 1}
 _GRADIENT = {"BLOCK_N": 16, "BLOCK_K": 16 if INTERPRETED else 64, "num_warps": 4}
 
 
-@triton.jit
-def _sums_kernel(x, w, out, N, K, dt, P: tl.constexpr, P_PADDED: tl.constexpr, WEIGHTED: tl.constexpr,
-                 BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """out `(parts, V, 2, P, K)`: this part's sums of w cos and of w sin, for a block of slices of a view."""
-    v, part, parts = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
-    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    x += v * N * K
-    row = tl.arange(0, P_PADDED)[:, None]  # row p holds frequency p + 1
-    C = tl.zeros((P_PADDED, BLOCK_K), dtype=tl.float32)
-    S = tl.zeros((P_PADDED, BLOCK_K), dtype=tl.float32)
-    for start in range(part * BLOCK_N, N, parts * BLOCK_N):
-        n = (start + tl.arange(0, BLOCK_N)).to(tl.int64)
-        there = (n < N)[:, None] & (k < K)[None, :]
-        theta = dt * tl.load(x + n[:, None] * K + k[None, :], mask=there, other=0.0)
-        c1, s1 = tl.cos(theta), tl.sin(theta)
-        if WEIGHTED:
-            weight = tl.load(w + v * N + n, mask=n < N, other=0.0)[:, None]
-        else:
-            weight = (n < N).to(tl.float32)[:, None]
-        c, s = c1 * weight, s1 * weight  # a factor stays what it is under rotation
-        for p in tl.static_range(P):
-            C += tl.where(row == p, tl.sum(c, axis=0)[None, :], 0.0)
-            S += tl.where(row == p, tl.sum(s, axis=0)[None, :], 0.0)
-            c, s = c * c1 - s * s1, s * c1 + c * s1
-    out += (part * tl.num_programs(1) + v) * 2 * P * K
-    mask = (row < P) & (k < K)[None, :]
-    tl.store(out + row * K + k[None, :], C, mask=mask)
-    tl.store(out + (P + row) * K + k[None, :], S, mask=mask)
-
-
-@triton.jit
-def _statistic_kernel(sums, parts, W_of, N_of, W, N, values, slopes, V, K, dt, P: tl.constexpr,
-                      WEIGHTED: tl.constexpr, UNBIASED: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """values `(V, K)`, and slopes `(V, 2, P, K)` of their mean over K in C and S, from the sums of all parts.
-
-    The formulas are those of `sigreg.kernels.quadrature`.
-    """
-    v = tl.program_id(1).to(tl.int64)
-    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    mask = k < K
-    if WEIGHTED:
-        W, N = tl.load(W_of + v), tl.load(N_of + v)
-    correction = N / tl.maximum(N - 1, 1e-30)  # of the unbiased value
-    correction = tl.where(N > 1, correction, 0.0)
-    total = tl.zeros((BLOCK_K,), dtype=tl.float32)
-    for p in tl.static_range(P):
-        C = tl.zeros((BLOCK_K,), dtype=tl.float32)
-        S = tl.zeros((BLOCK_K,), dtype=tl.float32)
-        for part in range(parts):
-            here = sums + ((part * V + v) * 2 * P + p) * K + k
-            C += tl.load(here, mask=mask, other=0.0)
-            S += tl.load(here + P * K, mask=mask, other=0.0)
-        t = tl.full((1,), (p + 1) * dt, tl.float64)  # exp of a float32 keeps fewer digits on a GPU
-        phi = tl.exp(-0.5 * t * t).to(tl.float32)
-        w = phi * dt * (1 if p == P - 1 else 2)  # the trapezoid rule halves its last point
-        re, im = C / W, S / W
-        error = (re - phi) * (re - phi) + im * im
-        scale = 2 * N / W * w / K
-        if UNBIASED:
-            total += correction * w * (N * error - (1 - 2 * phi * re + phi * phi))
-            g_re, g_im = scale * (re * correction - phi), scale * (im * correction)
-        else:
-            total += N * w * error
-            g_re, g_im = scale * (re - phi), scale * im
-        there = slopes + (v * 2 * P + p) * K + k
-        tl.store(there, g_re, mask=mask)
-        tl.store(there + P * K, g_im, mask=mask)
-    tl.store(values + v * K + k, total, mask=mask)
-
-
-@triton.jit
-def _gradient_kernel(x, w, slopes, N, K, dt, P: tl.constexpr, WEIGHTED: tl.constexpr,
-                     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """The gradient in x, in its place, of what has these slopes `(V, 2, P, K)` in C and S.
-
-    It is dt times the real part of sum_p p (gS_p + i gC_p) e^{ip theta}, by Horner's rule.
-    """
-    v = tl.program_id(1).to(tl.int64)
-    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    n = (tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-    there = (n < N)[:, None] & (k < K)[None, :]
-    here = x + v * N * K + n[:, None] * K + k[None, :]
-    slopes += v * 2 * P * K
-    theta = dt * tl.load(here, mask=there, other=0.0)
-    c1, s1 = tl.cos(theta), tl.sin(theta)
-    re = tl.zeros((BLOCK_N, BLOCK_K), dtype=tl.float32)
-    im = tl.zeros((BLOCK_N, BLOCK_K), dtype=tl.float32)
-    for i in tl.static_range(P):
-        gC = tl.load(slopes + (P - 1 - i) * K + k, mask=k < K, other=0.0)[None, :]
-        gS = tl.load(slopes + (2 * P - 1 - i) * K + k, mask=k < K, other=0.0)[None, :]
-        re, im = re * c1 - im * s1 + (P - i) * gS, re * s1 + im * c1 + (P - i) * gC
-    g = (re * c1 - im * s1) * dt
-    if WEIGHTED:
-        g *= tl.load(w + v * N + n, mask=n < N, other=0.0)[:, None]
-    tl.store(here, g, mask=there)
+def _blocks(numbers: int, block: int) -> int:
+    """How many blocks hold so many numbers (`triton.cdiv` takes ten times as long)."""
+    return -(-numbers // block)
 
 
 def _sums(x: Tensor, weights: Tensor | None, dt: float, P: int) -> Tensor:
     """The sums of contiguous x `(V, N, K)` in parts of the samples: `(parts, V, 2, P, K)`."""
     V, N, K = x.shape
-    blocks = triton.cdiv(K, _SUMS["BLOCK_K"])
-    parts = max(1, min(_MAX_PARTS, _PROGRAMS // (V * blocks), triton.cdiv(N, _SUMS["BLOCK_N"])))
+    programs = V * _blocks(K, _SUMS["BLOCK_K"])
+    parts = max(1, min(_MAX_PARTS, _PROGRAMS // programs, _blocks(N, _SUMS["BLOCK_N"])))
     out = x.new_empty(parts, V, 2, P, K)
     with torch.cuda.device_of(x):
-        _sums_kernel[(blocks, V, parts)](
-            x, x if weights is None else weights, out, N, K, dt,
-            P=P, P_PADDED=triton.next_power_of_2(P), WEIGHTED=weights is not None, **_SUMS,
+        sums_kernel[(programs, parts)](
+            x, x if weights is None else weights, out, V, N, K, dt,
+            P=P, P_PADDED=1 << (P - 1).bit_length(), WEIGHTED=weights is not None, **_SUMS,
         )  # fmt: skip
     return out
 
@@ -147,22 +54,17 @@ def _sums(x: Tensor, weights: Tensor | None, dt: float, P: int) -> Tensor:
 def _to_gradient(x: Tensor, weights: Tensor | None, slopes: Tensor, dt: float, P: int) -> Tensor:
     """Contiguous x `(V, N, K)`, replaced by the gradient in it."""
     V, N, K = x.shape
-    grid = triton.cdiv(K, _GRADIENT["BLOCK_K"]), V, triton.cdiv(N, _GRADIENT["BLOCK_N"])
+    programs = V * _blocks(K, _GRADIENT["BLOCK_K"]) * _blocks(N, _GRADIENT["BLOCK_N"])
     with torch.cuda.device_of(x):
-        _gradient_kernel[grid](
-            x, x if weights is None else weights, slopes, N, K, dt,
+        gradient_kernel[(programs,)](
+            x, x if weights is None else weights, slopes, V, N, K, dt,
             P=P, WEIGHTED=weights is not None, **_GRADIENT,
         )  # fmt: skip
     return x
 
 
-def usable(z: Tensor) -> bool:
-    """Whether the kernels take these embeddings."""
-    return (z.is_cuda or INTERPRETED) and z.dtype == torch.float32
-
-
 def _check(z: Tensor) -> None:
-    if not usable(z):
+    if not (z.is_cuda or INTERPRETED) or z.dtype != torch.float32:
         raise RuntimeError(
             f"backend='triton' takes float32 embeddings on a GPU, got {z.dtype} on {z.device}; "
             "use backend='eager'"
@@ -233,7 +135,7 @@ def value_and_gradient(
         of_views = [n[own].contiguous() if isinstance(n, Tensor) else x for n in (W, N)]
         numbers = [0.0 if isinstance(n, Tensor) else float(n) for n in (W, N)]
         with torch.cuda.device_of(x):
-            _statistic_kernel[(triton.cdiv(K, 64), len(x))](
+            statistic_kernel[(len(x) * _blocks(K, 64),)](
                 sums, len(sums), *of_views, *numbers, values[own], slopes, len(x), K, dt,
                 P=P, WEIGHTED=weights is not None, UNBIASED=unbiased, BLOCK_K=64, num_warps=2,
             )  # fmt: skip

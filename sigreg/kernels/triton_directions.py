@@ -59,7 +59,7 @@ def gaussian(out: Tensor, seed: int, step: int | Tensor) -> Tensor:
     """Fill `out` `(D, K)`, in float32, with unit columns; step is an integer, or a tensor on its device."""
     D, K = out.shape
     with torch.cuda.device_of(out):
-        _gaussian_kernel[(triton.cdiv(K, _BLOCK["BLOCK_K"]),)](
+        _gaussian_kernel[(-(-K // _BLOCK["BLOCK_K"]),)](
             out, step, offset(seed), D, K, FROM_TENSOR=isinstance(step, Tensor), **_BLOCK
         )
     return out
