@@ -53,7 +53,7 @@ HARMLESS = {
         ON_CORE,
         "it is about GPUs; on a CPU values and gradients are the same to the last bit",
     ),
-    "6df9d974c8": (ON_CORE, "it saves microseconds of a call"),
+    "bcb3cd29af": (ON_CORE, "it moves code and saves microseconds of a call"),
 }
 
 
