@@ -109,8 +109,23 @@ def test_the_solo_learn_readmes_table_is_the_rows_that_are_committed():
 def test_the_comparisons_in_lightlys_readme_are_the_rows_that_are_committed(question):
     results = ROOT / "benchmarks/results"
     parts = [pd.read_csv(results / f"{q}.csv").assign(question=q) for q in (question, "host_steps")]
-    table = engine.module(question).table(pd.concat(parts))
+    frame = pd.concat(parts)
+    table = engine.module(question).table(frame[frame.scale == "cpu"])
     assert table in (ROOT / "integrations/lightly/README.md").read_text()
+
+
+def test_the_hundred_epochs_are_the_rows_that_are_committed():
+    frame = pd.read_csv(ROOT / "benchmarks/results/hosts_long.csv")
+    runs = (100 * frame[frame.scale == "long"].set_index("method")[["knn", "linear"]]).round(1)
+    ours, simclr = (runs.loc[[name]].iloc[0] for name in ("lejepa", "simclr"))
+    text = " ".join((ROOT / "integrations/lightly/README.md").read_text().split())
+    assert (
+        f"LeJEPA has {ours.knn} % k-NN and {ours.linear} % linear accuracy, SimCLR {simclr.knn} and" in text
+    )
+    assert f"SimCLR {simclr.knn} and {simclr.linear}." in text
+    assert f"LeJEPA {ours.knn} / {ours.linear}, SimCLR {simclr.knn} / {simclr.linear}" in " ".join(
+        README.split()
+    )
 
 
 def _lines(text: str) -> list[dict[str, str]]:

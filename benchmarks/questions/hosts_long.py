@@ -69,10 +69,10 @@ def _at(row: pd.Series, column: str, share: float) -> float:
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """k-NN and linear accuracy, above against images seen, below against training time."""
+    """k-NN and linear accuracy, above against images seen, below against training time where it is known."""
     runs, steps = runs_of(frame), steps_of(frame)
-    fig, axes = host_figures.panels(2, 2)
-    for row, (above, below) in zip(("knn", "linear"), axes.T, strict=True):
+    fig, axes = host_figures.panels(1 if steps.empty else 2, 2)
+    for row, (above, *under) in zip(("knn", "linear"), axes.reshape(-1, 2).T, strict=True):
         ends: dict[str, list[host_figures.End]] = {"above": [], "below": []}
         drawn: set[str] = set()
         for name, says, own in _settings(runs[~runs.diverged.astype(bool)]):
@@ -82,15 +82,16 @@ def figure(frame: pd.DataFrame) -> Figure:
             ends["above"].append(
                 host_figures.curve(above, own, row, share * own.images_seen.iloc[0] / 1e6, other)
             )
-            if name in steps.index:
+            for below in under if name in steps.index else ():
                 hours = share * own.steps.iloc[0] * steps.ms[name] / 3.6e6
                 ends["below"].append(host_figures.curve(below, own, row, hours, other))
         title = "k-NN" if row == "knn" else "Linear"
         above.set(title=f"{title} accuracy against images", xlabel="images seen, millions")
-        below.set(title=f"{title} accuracy against time", xlabel="hours of training steps (host_steps)")
         host_figures.label(above, ends["above"])
-        host_figures.label(below, ends["below"])
-    for ax in axes[:, 0]:
+        for below in under:
+            below.set(title=f"{title} accuracy against time", xlabel="hours of training steps (host_steps)")
+            host_figures.label(below, ends["below"])
+    for ax in axes.reshape(-1, 2)[:, 0]:
         ax.set_ylabel("accuracy on test images, %")
     host_figures.headline(fig, f"CIFAR-10, narrow ResNet-9, {runs.epochs.max():g} epochs; {_seeds(runs)}")
     return fig
