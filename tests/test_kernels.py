@@ -367,11 +367,12 @@ def test_a_new_batch_size_costs_no_new_compilation():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     inductor._compiled.cache_clear()
-    for V, N in ((2, 20), (2, 21), (3, 35), (1, 64)):
-        z, A = problem(V, N, 5, 9)  # K V other than P, or one more is needed
-        kernels.sliced_epps_pulley(Sample(z), A, backend="inductor").mean().backward()
     stats = torch._dynamo.utils.counters["stats"]
-    assert stats["unique_graphs"] <= 2, stats  # one forward, one backward
+    for graphs, shapes in ((2, ((2, 20), (2, 21), (3, 35), (16, 9))), (4, ((1, 64), (1, 65)))):
+        for V, N in shapes:
+            z, A = problem(V, N, 5, 9)
+            kernels.sliced_epps_pulley(Sample(z), A, backend="inductor").mean().backward()
+        assert stats["unique_graphs"] == graphs, stats  # one forward, one backward; a size of 1 is special
 
 
 @pytest.mark.long

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 import torch._dynamo
 from torch import Tensor
+from torch.fx.experimental import _config as symbolic
 
 from sigreg.kernels import products, sincos
 
@@ -94,7 +95,8 @@ def _compiled(formula: Callable[..., Any], J: int) -> Callable[..., Any]:
 
     def call(*tensors: Tensor | _Pair | None) -> Any:
         try:
-            with torch._dynamo.config.patch(_LIMIT):
+            # Without use_duck_shape=False, sizes that are equal in the first call must stay equal.
+            with torch._dynamo.config.patch(_LIMIT), symbolic.patch(use_duck_shape=False):
                 return loop(*tensors)
         except Exception as error:
             if not type(error).__module__.startswith("torch._inductor"):
