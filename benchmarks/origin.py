@@ -54,6 +54,7 @@ HARMLESS = {
         "it is about GPUs; on a CPU values and gradients are the same to the last bit",
     ),
     "bcb3cd29af": (ON_CORE, "it moves code and saves microseconds of a call"),
+    "9761135320": (ON_CORE, "it is about the compilations of backend='inductor'"),
 }
 
 
