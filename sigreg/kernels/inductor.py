@@ -96,7 +96,7 @@ def _compiled(formula: Callable[..., Any], J: int) -> Callable[..., Any]:
     def call(*tensors: Tensor | _Pair | None) -> Any:
         try:
             # Without use_duck_shape=False, sizes that are equal in the first call must stay equal.
-            with torch._dynamo.config.patch(_LIMIT), symbolic.patch(use_duck_shape=False):
+            with torch._dynamo.config.patch(_LIMIT), symbolic.patch(use_duck_shape=False):  # type: ignore[attr-defined]
                 return loop(*tensors)
         except Exception as error:
             if not type(error).__module__.startswith("torch._inductor"):
