@@ -174,7 +174,7 @@ def _parts(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _parsed(frame: pd.DataFrame) -> pd.DataFrame:
     cases = pd.DataFrame([Case.parse(c) for c in frame.case], index=frame.index)
-    return pd.concat([frame[["implementation", "ms", "extra_mib"]], cases], axis=1).dropna(subset=["ms"])
+    return pd.concat([frame[["implementation", "ms"]], cases], axis=1).dropna(subset=["ms"])
 
 
 def _series(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
