@@ -171,11 +171,18 @@ def test_the_best_setting_is_chosen_by_seeds_that_tried_them_all():
     assert len(chosen) == 3
 
 
+def test_a_method_with_one_setting_was_not_searched():
+    own = pd.DataFrame({"optimizer": "adamw", "lr_times": [1, 1, 3]})
+    assert question._says(own[:1], own) == "AdamW x 1, edge"
+    assert question._says(own[:1], own[:2]) == "not searched"
+
+
 def test_a_lead_has_the_interval_of_welch_s_t():
     """Equal variances 4 and n = 3: standard error sqrt(8 / 3), 4 degrees of freedom, t = 2.776."""
     ours, theirs = pd.Series([0.50, 0.52, 0.54]), pd.Series([0.40, 0.42, 0.44])
     assert question.lead(ours, theirs) == "+10.0 [5.5, 14.5]"
     assert question.lead(ours, theirs[:1]) == "+12.0"
+    assert question.lead(pd.Series([0.4999]), pd.Series([0.5])) == "+0.0"
 
 
 def test_a_long_run_at_another_setting_is_a_line_of_its_own():

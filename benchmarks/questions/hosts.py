@@ -5,6 +5,7 @@ images, each by lightly's recipe (SGD) and by AdamW with a warm-up, at learning 
 Settings are chosen by k-NN and linear accuracy on training images held out for it, and reported on the test
 images.  k-NN is lightly's (k = 200, t = 0.1), linear is logistic regression on all images trained on.
 At equal time, a run has as many epochs as take LeJEPA's time by `host_steps`, and its schedule ends there.
+lightly's LeJEPALoss needs more than two views, and is compared with ours on four, at one setting.
 """
 
 from __future__ import annotations
@@ -43,14 +44,16 @@ def spread(values: pd.Series) -> str:
 
 
 def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs by the present protocol, their optimizer by name."""
+    """The rows that are runs, their optimizer by name."""
     runs = frame[frame.question.isin(["hosts", "hosts_long"])].copy()
-    if "selection_knn" not in runs:
-        return runs.iloc[:0].assign(diverged=False)
-    runs = runs[runs.diverged.notna()]
     own = runs.method.map({name: method.own for name, method in METHODS.items()})
     runs["optimizer"] = runs.optimizer.where(runs.optimizer.notna(), own) if "optimizer" in runs else own
     return runs
+
+
+def _whole(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs as long as LeJEPA's, without those that are stopped at its time."""
+    return runs[runs.epochs == runs.epochs[runs.method == "lejepa"].max()]
 
 
 def steps_of(frame: pd.DataFrame) -> pd.DataFrame:
@@ -82,6 +85,8 @@ def setting(run: pd.Series) -> str:
 
 def _says(chosen: pd.DataFrame, own: pd.DataFrame) -> str:
     """The setting chosen; `edge` where the next learning rate of its optimizer was not tried."""
+    if len(own[SETTING].drop_duplicates()) == 1:
+        return "not searched"
     run = chosen.iloc[0]
     tried = own.lr_times[own.optimizer == run.optimizer]
     return setting(run) + (", edge" if run.lr_times in (tried.min(), tried.max()) else "")
@@ -90,7 +95,7 @@ def _says(chosen: pd.DataFrame, own: pd.DataFrame) -> str:
 def lead(ours: pd.Series, theirs: pd.Series) -> str:
     """`+1.9 [0.9, 2.8]`: the difference of means in points and its 95 % interval, by Welch's t."""
     ours, theirs = 100 * ours.dropna(), 100 * theirs.dropna()
-    mean = f"{ours.mean() - theirs.mean():+.1f}"
+    mean = f"{round(ours.mean() - theirs.mean(), 1) + 0.0:+.1f}"  # -0.0 becomes +0.0
     if min(len(ours), len(theirs)) < 2:
         return mean
     interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
@@ -107,12 +112,12 @@ def _tried(own: pd.DataFrame) -> str:
 
 def _fair(runs: pd.DataFrame, steps: pd.DataFrame) -> str:
     """A line per method: each accuracy at the setting that the held-out images choose for it."""
-    epochs = runs.epochs[runs.method == "lejepa"].max()
-    lejepa = runs[(runs.method == "lejepa") & (runs.epochs == epochs)]
+    whole = _whole(runs)
+    timed_runs = runs.drop(whole.index)
+    lejepa = whole[whole.method == "lejepa"]
     table: dict[str, dict[str, Any]] = {}
     for name in [name for name in METHODS if name in set(runs.method)]:
-        own = runs[(runs.method == name) & (runs.epochs == epochs)]
-        timed = runs[(runs.method == name) & (runs.epochs != epochs)]
+        own, timed = (rows[rows.method == name] for rows in (whole, timed_runs))
         if own.empty:
             continue
         line: dict[str, Any] = {}
@@ -121,8 +126,8 @@ def _fair(runs: pd.DataFrame, steps: pd.DataFrame) -> str:
             line[title] = spread(chosen[column])
             line[f"{title}'s setting"] = _says(chosen, own)
             ours = best(lejepa, f"selection_{column}")
-            ahead = "" if name == "lejepa" else lead(ours[column], chosen[column])
-            line[f"LeJEPA's lead in {title}"] = ahead
+            rival = name != "lejepa" and METHODS[name].views == METHODS["lejepa"].views
+            line[f"LeJEPA's lead in {title}"] = lead(ours[column], chosen[column]) if rival else ""
         line["k-NN / linear at LeJEPA's time"] = (
             f"{spread(timed.knn)} / {spread(timed.linear)}, {timed.epochs.iloc[0]:g} epochs"
             if len(timed)
@@ -139,37 +144,27 @@ def _fair(runs: pd.DataFrame, steps: pd.DataFrame) -> str:
     return markdown(shown.astype(object).where(shown.notna(), "").rename_axis("method"))
 
 
-def _first(runs: pd.DataFrame) -> str:
-    """The first protocol: the documented learning rate, and the best of those tried for each accuracy."""
-    table = {}
-    for name in [name for name in METHODS if name in set(runs.method)]:
-        own = runs[runs.method == name].assign(optimizer="sgd")
-        line = {}
-        for title, column in (("k-NN", "knn"), ("linear", "linear")):
-            chosen = best(own, column)
-            line[title] = spread(own[own.lr_times == 1][column])
-            searched = own.lr_times.nunique() > 1
-            line[f"{title}, best lr"] = (
-                f"{spread(chosen[column])} (x {chosen.lr_times.iloc[0]:g})" if searched else "not searched"
-            )
-        table[name] = line
-    return markdown(pd.DataFrame.from_dict(table, orient="index").rename_axis("method"))
+def _four_views(runs: pd.DataFrame) -> str:
+    """Our loss less lightly's own, which needs more than two views, on four; empty without rows of both."""
+    runs = _whole(runs)
+    ours, theirs = (runs[runs.method == name] for name in ("lejepa-4", "lightly-lejepa"))
+    if ours.empty or theirs.empty:
+        return ""
+    knn, linear = (
+        lead(best(ours, f"selection_{column}")[column], best(theirs, f"selection_{column}")[column])
+        for column in ("knn", "linear")
+    )
+    devices = ", ".join(sorted({*ours.device, *theirs.device}))
+    both = f"lejepa-4 less lightly-lejepa, both with four views on {devices}"
+    return f"{both}: {knn} in k-NN, {linear} in linear accuracy."
 
 
 def table(frame: pd.DataFrame) -> str:
-    """The fair search; below it the first protocol, while its rows are there."""
-    runs, steps = runs_of(frame), steps_of(frame)
-    old = frame[frame.question == "hosts"].drop(runs.index)
-    parts = []
-    if len(runs) and "lejepa" in set(runs.method):
-        parts.append(_fair(runs, steps))
-        parts.append(f"Search on held-out training images, tested on all test images; data {_known(runs)}.")
-    if len(old):
-        parts.append(
-            "First protocol (2,000 test images, the learning rate chosen on them, LeJEPA not searched):"
-        )
-        parts.append(_first(old))
-    return "\n\n".join(parts)
+    """A line per method; below it our loss against lightly's own."""
+    runs = runs_of(frame)
+    search = f"Search on held-out training images, tested on all test images; data {_known(runs)}."
+    parts = (_fair(runs, steps_of(frame)), search, _four_views(runs))
+    return "\n\n".join(part for part in parts if part)
 
 
 def _known(runs: pd.DataFrame) -> str:
@@ -177,9 +172,9 @@ def _known(runs: pd.DataFrame) -> str:
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """Above, test accuracy against images at the chosen settings; below, the search that chose them."""
-    runs = runs_of(frame)
-    runs = runs[runs.epochs == runs.epochs[runs.method == "lejepa"].max()]
+    """Above, test accuracy against images at the chosen settings; below, the search.  Two views only."""
+    runs = _whole(runs_of(frame))
+    runs = runs[runs.views == METHODS["lejepa"].views]
     fig, axes = host_figures.panels(2, 2)
     for row, (above, below) in zip(("knn", "linear"), axes.T, strict=True):
         title = "k-NN" if row == "knn" else "Linear"
@@ -204,8 +199,8 @@ def figure(frame: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylabel("accuracy on test images, %")
     axes[1, 0].set_ylabel("accuracy on held-out images, %\n(filled: SGD; open: AdamW)")
     seeds = picture.seeds(runs.groupby(["method", *SETTING]).seed.nunique())
-    epochs = f"{runs.epochs.max():g} epochs"
-    host_figures.headline(fig, f"{_size(runs)} images, narrow ResNet-9, {epochs}; n = {seeds} a setting")
+    training = f"{runs.epochs.max():g} epochs, two views"
+    host_figures.headline(fig, f"{_size(runs)} images, narrow ResNet-9, {training}; n = {seeds} a setting")
     return fig
 
 
