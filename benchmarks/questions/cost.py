@@ -156,6 +156,10 @@ def table(frame: pd.DataFrame) -> str:
         "note",
     ]
     parts = []
+    if "busy_ms" in shapes:
+        parts.append(
+            "`launches`: kernels, copies and fills of a pass; `busy_ms`: how long the GPU works on them."
+        )
     for case, rows in shapes.groupby("case", sort=False):
         if case not in growing or growing.issuperset(shapes.case):  # those are for the slopes
             shown = rows.set_index("implementation").reindex(columns=[c for c in columns if c in rows])
