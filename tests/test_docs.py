@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -47,6 +48,8 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, alone):
     for host in HOSTS:
         if re.search(rf"^\s*(import|from) {host}\b", code, re.MULTILINE):
             pytest.importorskip(host)
+    if ".cuda()" in code and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
     exec(compile(code, page, "exec"), {"__name__": "page"})
 
 
