@@ -1,7 +1,7 @@
 """A training step's forward and backward passes as one CUDA graph.
 
-The methods of `benchmarks.hosts` are small: on a fast GPU their steps take ten times as long to launch as to
-compute.  A graph is captured once and replayed for every batch; the optimizer stays outside of it.
+The methods of `benchmarks.hosts` are small: on a fast GPU their steps take longer to launch than to compute.
+A graph is captured once and replayed for every batch; the optimizer stays outside of it.
 """
 
 from __future__ import annotations

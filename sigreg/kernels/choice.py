@@ -37,7 +37,7 @@ def takes_triton(x: Tensor) -> bool:
 
 @functools.cache
 def _triton_works(device: torch.device) -> bool:
-    """Whether Triton compiles and computes correctly on a GPU: tried once in a process.
+    """Whether Triton compiles on a GPU and is right for embeddings of 0: tried once in a process.
 
     Raises:
         RuntimeError: the first call is within the capture of a CUDA graph, where nothing can be tried.
@@ -49,7 +49,8 @@ def _triton_works(device: torch.device) -> bool:
     try:
         from sigreg.kernels import triton
 
-        z, A = torch.zeros(1, 2, 1, device=device), torch.ones(1, 1, device=device)
+        z = torch.zeros(1, 2, 1, dtype=torch.float32, device=device)
+        A = torch.ones_like(z[0, :1])
         value, _ = triton.value_and_gradient(z, A, None, 2, 2, (3.0, 17, False), True)
         if abs(float(value) / 2 - 0.40205) < 1e-4:  # all embeddings 0
             return True
