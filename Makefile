@@ -6,7 +6,7 @@ TEST_ENV := OMP_NUM_THREADS=1
 # Files side by side, one to a core: many tests wait for processes of their own.
 PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
 # Tests whose tolerances must hold whatever vector instructions a processor has.
-NUMERICAL := $(addprefix tests/test_,statistics.py tails.py weights.py precision.py kernels.py sincos.py \
+NUMERICAL := $(addprefix tests/test_,statistics.py tails.py weights.py precision.py kernels.py triton.py sincos.py \
 	multivariate.py directions.py)
 
 .PHONY: demo world-model test lint test-long test-hosts transformers docs mutations clean

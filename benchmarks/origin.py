@@ -55,6 +55,7 @@ HARMLESS = {
     ),
     "bcb3cd29af": (ON_CORE, "it moves code and saves microseconds of a call"),
     "9761135320": (ON_CORE, "it is about the compilations of backend='inductor'"),
+    "2b0c917417": (ON_CORE, "it is about the trial of Triton on a GPU"),
 }
 
 
