@@ -1,15 +1,4 @@
-"""SIGReg for lightly: `LeJEPALoss` and `SIGReg` with lightly's signatures, and LeJEPA's transform.
-
-Change the import and nothing else:
-
-    - from lightly.loss import LeJEPALoss
-    + from sigreg_adapters.lightly import LeJEPALoss
-
-Signatures and values are those of lightly 1.6.0 under every version: 1.5.23 has no `LeJEPALoss` and no
-`LeJEPAProjectionHead`, and the loss of 1.5.24 to 1.5.26 leaves the global views out.
-
-Tried with lightly 1.5.23, 1.5.26 and 1.6.0.
-"""
+"""`SIGReg` and `LeJEPALoss` with the signatures of lightly's classes of these names."""
 
 from __future__ import annotations
 
@@ -17,14 +6,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from lightly.transforms.dino_transform import DINOViewTransform
-from lightly.transforms.multi_view_transform import MultiViewTransform
-from torch import Tensor, nn
+from torch import Tensor
 
 import sigreg
 from sigreg.objective import LeJEPAComponents, stacked
 from sigreg_adapters.last_batch import weights_of_one_row
-from sigreg_adapters.projector import projector
 
 
 class _DefaultInt(int):
@@ -222,88 +208,3 @@ def _views(
         return views, num_global
     projections = [stacked(global_proj)] + ([] if local_proj is None else [stacked(local_proj)])
     return [view for projection in projections for view in projection], len(global_proj)
-
-
-class LeJEPAProjectionHead(nn.Module):
-    """LeJEPA's projector, with the layers of lightly's class of this name, which 1.5.23 does not have.
-
-    Linear layers with BatchNorm and ReLU between them.  Nothing follows the last one, so that its output can
-    be Gaussian.
-
-    Args:
-        input_dim: width of the backbone's features.
-        hidden_dim: width of the hidden layers.
-        output_dim: width D of the projection.
-        num_layers: number of linear layers.
-
-    Shapes:
-        `(N, input_dim)` -> `(N, output_dim)`.
-
-    Raises:
-        ValueError: fewer than two layers.
-
-    Example:
-        >>> import torch
-        >>> LeJEPAProjectionHead(512)(torch.randn(4, 512)).shape
-        torch.Size([4, 64])
-    """
-
-    def __init__(
-        self, input_dim: int, hidden_dim: int = 2048, output_dim: int = 64, num_layers: int = 3
-    ) -> None:
-        if num_layers < 2:
-            raise ValueError(f"got num_layers={num_layers}; a projector needs at least two, the default is 3")
-        super().__init__()
-        self.layers = projector(input_dim, hidden_dim, output_dim, num_layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features `(N, input_dim)` -> projections `(N, output_dim)`."""
-        projection: Tensor = self.layers(x)
-        return projection
-
-
-class LeJEPATransform(MultiViewTransform):
-    """Global and local crops, any number of each, from lightly's building blocks: globals first.
-
-    Every view has the same augmentations; only crop size and scale tell a local view from a global
-    one.  (lightly's DINOTransform fixes two global views and ignores `cj_strength` for the second.)
-
-    Args:
-        n_global_views: number of global views.
-        n_local_views: number of local views.
-        global_crop_size: side of a global view in pixels.
-        global_crop_scale: least and greatest share of the image's area in a global view.
-        local_crop_size: side of a local view in pixels.
-        local_crop_scale: least and greatest share of the image's area in a local view.
-        **view: settings of lightly's DINOViewTransform for every view, e.g. `cj_strength=0.5`,
-            `gaussian_blur=0.0`, `normalize=None`.
-
-    Raises:
-        ValueError: no global view, or a negative number of local ones.
-
-    Example:
-        >>> from PIL import Image
-        >>> transform = LeJEPATransform(2, 4, global_crop_size=32, local_crop_size=16)
-        >>> [tuple(view.shape) for view in transform(Image.new("RGB", (40, 40)))][1:3]
-        [(3, 32, 32), (3, 16, 16)]
-    """
-
-    def __init__(
-        self,
-        n_global_views: int = 2,
-        n_local_views: int = 6,
-        *,
-        global_crop_size: int = 224,
-        global_crop_scale: tuple[float, float] = (0.3, 1.0),
-        local_crop_size: int = 96,
-        local_crop_scale: tuple[float, float] = (0.05, 0.3),
-        **view: Any,
-    ) -> None:
-        if n_global_views < 1 or n_local_views < 0:
-            raise ValueError(
-                f"got {n_global_views} global and {n_local_views} local views; need at least one global view"
-            )
-        view = {"gaussian_blur": 0.5} | view
-        global_view = DINOViewTransform(crop_size=global_crop_size, crop_scale=global_crop_scale, **view)
-        local_view = DINOViewTransform(crop_size=local_crop_size, crop_scale=local_crop_scale, **view)
-        super().__init__([global_view] * n_global_views + [local_view] * n_local_views)
