@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 # Okabe and Ito's colours, told apart with any colour vision; ours is the strong blue.
 LOOKS = {
     "lejepa": ("LeJEPA", "#0072B2"),
+    "lejepa-2048": ("LeJEPA, default head", "#7A5195"),
     "lejepa-4": ("LeJEPA, 4 views", "#56B4E9"),
     "lightly-lejepa": ("lightly's LeJEPA, 4 views", "#000000"),
     "byol": ("BYOL", "#D55E00"),

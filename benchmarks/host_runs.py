@@ -20,20 +20,20 @@ from torch.nn.functional import normalize
 
 from benchmarks import data, probes
 from benchmarks.cuda_graph import GraphedStep
-from benchmarks.hosts import METHODS, OPTIMIZERS, Method, lines
+from benchmarks.hosts import BASELINES, METHODS, OPTIMIZERS, Method, lines, untrained
 
 CURVES = ("epoch", "loss", "knn", "linear", "selection_knn", "selection_linear")
 
 
 def check(cfg: DictConfig) -> None:
     """Raises ValueError for what cannot run."""
-    if cfg.method not in METHODS:
-        raise ValueError(f"method={cfg.method!r} is unknown; use one of {', '.join(METHODS)}")
+    if cfg.method not in (*METHODS, *BASELINES):
+        raise ValueError(f"method={cfg.method!r} is unknown; use one of {', '.join((*METHODS, *BASELINES))}")
     if cfg.optimizer not in (None, *OPTIMIZERS):
         raise ValueError(
             f"optimizer={cfg.optimizer!r} is unknown; use one of {', '.join(OPTIMIZERS)} or null"
         )
-    if cfg.optimizer == METHODS[cfg.method].own:
+    if cfg.method in METHODS and cfg.optimizer == METHODS[cfg.method].own:
         raise ValueError(f"optimizer={cfg.optimizer} is {cfg.method}'s own; say optimizer=null")
     data.check(cfg.data, cfg.data_root)
 
@@ -42,9 +42,24 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     """Train one method: its checkpoints as lists, its last accuracies as numbers.
 
     Training stops at the first loss that is not finite; the row then says `diverged` and has no accuracies.
+    A baseline is not trained, and has accuracies alone.
     """
     images, selection = data.split(data.load(cfg.data, cfg.data_root, cfg.size), cfg.images, cfg.selection)
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.accelerator != "cpu" else "cpu")
+    if cfg.method in BASELINES:
+        torch.manual_seed(cfg.seed)
+        backbone = untrained(cfg.method, cfg, images.train).to(device)
+        found = _probed(backbone, images, selection, device)
+        assert found is not None  # finite
+        values, rank = found
+        return {
+            "views": 0,
+            "images_seen": 0,
+            "diverged": False,
+            **dict(zip(CURVES[2:], values, strict=False)),
+            "effective_rank": rank,
+            "lines": 0,
+        }
     batches = len(images.train) // cfg.batch_size
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # weight_norm in lightly's DINO head
@@ -123,21 +138,17 @@ class _Run:
 
     def probe(self, images: data.Images, selection: tuple[Tensor, Tensor]) -> None:
         """A point of every curve; a run whose features are not finite has diverged."""
-        train, test = (embedded(self.method.backbone, x) for x in (images.train, images.test))
-        if not (train.isfinite().all() and test.isfinite().all()):
+        device = next(self.method.parameters()).device
+        found = _probed(self.method.backbone, images, selection, device)
+        if found is None:
             self.diverged = True
             return
-        scored = [(test, images.test_labels)]
-        if len(selection[0]):
-            scored.append((embedded(self.method.backbone, selection[0]), selection[1]))
-        device = next(self.method.parameters()).device
-        found = accuracies(train, images.train_labels, scored, device)
-        values = [self.epoch, self.loss, *found[0], *(found[1] if len(found) > 1 else ())]
+        accuracies, self.rank = found
+        values = [self.epoch, self.loss, *accuracies]
         for name, value in zip(CURVES, values, strict=False):
             self.curve[name].append(round(float(value), 5))
         for name in CURVES[len(values) :]:
             self.curve[name].append(math.nan)
-        self.rank = round(probes.effective_rank(test.numpy()), 3)
 
     def save(self) -> None:
         """Write the checkpoint beside the old one and replace it, so that a kill leaves one of the two.
@@ -181,10 +192,26 @@ def _autocast(cfg: DictConfig, device: torch.device) -> contextlib.AbstractConte
     return torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16-mixed")
 
 
+def _probed(
+    backbone: torch.nn.Module, images: data.Images, selection: tuple[Tensor, Tensor], device: torch.device
+) -> tuple[list[float], float] | None:
+    """k-NN and linear accuracy on test images, then on held-out ones, and the features' effective rank.
+
+    None where features are not finite.
+    """
+    train, test = (embedded(backbone, x, device) for x in (images.train, images.test))
+    if not (train.isfinite().all() and test.isfinite().all()):
+        return None
+    scored = [(test, images.test_labels)]
+    if len(selection[0]):
+        scored.append((embedded(backbone, selection[0], device), selection[1]))
+    found = accuracies(train, images.train_labels, scored, device)
+    return [value for pair in found for value in pair], round(probes.effective_rank(test.numpy()), 3)
+
+
 @torch.no_grad()
-def embedded(backbone: torch.nn.Module, images: Tensor) -> Tensor:
-    """Frozen features `(n, F)` on the CPU."""
-    device = next(backbone.parameters()).device
+def embedded(backbone: torch.nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """Frozen features `(n, F)` on the CPU, computed on `device`."""
     backbone.eval()
     return torch.cat([backbone(x.to(device).float().div(255)).float().cpu() for x in images.split(500)])
 

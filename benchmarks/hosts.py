@@ -79,7 +79,10 @@ class Method(nn.Module):
 
 
 class LeJEPA(Method):
-    """One encoder, one projector, one loss with one hyperparameter."""
+    """One encoder, one projector, one loss with one hyperparameter.
+
+    The projector is narrower than its default, which `LeJEPADefaultHead` has.
+    """
 
     own = "adamw"
 
@@ -89,6 +92,14 @@ class LeJEPA(Method):
 
     def loss(self, views: list[Tensor]) -> Tensor:
         return self.criterion([self.head(self.backbone(x)) for x in views])
+
+
+class LeJEPADefaultHead(LeJEPA):
+    """The same with the projector's default hidden width, 2048."""
+
+    def build(self) -> None:
+        self.head = LeJEPAProjectionHead(self.dim)
+        self.criterion = LeJEPALoss()
 
 
 class LeJEPAFourViews(LeJEPA):
@@ -200,6 +211,7 @@ def nt_xent(z0: Tensor, z1: Tensor, temperature: float = 0.5) -> Tensor:
 
 METHODS: dict[str, type[Method]] = {
     "lejepa": LeJEPA,
+    "lejepa-2048": LeJEPADefaultHead,
     "lejepa-4": LeJEPAFourViews,
     "lightly-lejepa": LightlyLeJEPA,
     "byol": BYOL,
@@ -207,6 +219,20 @@ METHODS: dict[str, type[Method]] = {
     "simsiam": SimSiam,
     "simclr": SimCLR,
 }
+
+
+def untrained(name: str, cfg: DictConfig, images: Tensor) -> nn.Module:
+    """What an accuracy is compared with: `pixels`, or the backbone of all methods with random weights.
+
+    Pixels are standardised within each image, which removes its brightness and contrast.
+    """
+    if name == "pixels":
+        size = images[0].numel()
+        return nn.Sequential(nn.Flatten(), nn.LayerNorm(size, elementwise_affine=False))
+    return LeJEPA(cfg, images.shape[1], 1).backbone
+
+
+BASELINES = ("pixels", "untrained")
 
 
 def lines(name: str) -> int:

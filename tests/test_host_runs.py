@@ -81,7 +81,7 @@ def test_a_run_that_diverges_is_a_row(method, setting):
 
 def test_features_that_are_not_finite_are_a_row_too(setting, monkeypatch):
     """The loss may still be finite while the running statistics of BatchNorm are not."""
-    monkeypatch.setattr(host_runs, "embedded", lambda backbone, x: torch.full((len(x), 3), float("nan")))
+    monkeypatch.setattr(host_runs, "embedded", lambda backbone, x, _: torch.full((len(x), 3), float("nan")))
     row = host_runs.measure(setting(method="simclr"))
     assert row["diverged"] is True
     assert row["linear"] is None
@@ -116,6 +116,28 @@ def test_a_recipe_that_is_a_methods_own_is_not_named_twice(setting):
     for method, own in (("lejepa", "adamw"), ("byol", "sgd")):
         with pytest.raises(ValueError, match=f"optimizer={own} is {method}'s own; say optimizer=null"):
             host_runs.check(setting(method=method, optimizer=own))
+
+
+@pytest.mark.parametrize("name", hosts.BASELINES)
+def test_a_baseline_is_probed_and_not_trained(name, setting):
+    cfg = setting(method=name)
+    host_runs.check(cfg)
+    row = host_runs.measure(cfg)
+    assert row == host_runs.measure(cfg)
+    assert 0.3 < min(row["knn"], row["linear"]) <= 1  # digits, where chance is 0.1
+    assert (row["images_seen"], row["diverged"]) == (0, False)
+
+
+def test_pixels_do_not_depend_on_an_image_s_brightness_and_contrast(setting):
+    images = torch.randint(256, (5, 3, 8, 8))
+    pixels = hosts.untrained("pixels", setting(), images)
+    assert_close(pixels(images.float()), pixels(0.5 * images.float() + 20), atol=1e-4, rtol=0)
+
+
+def test_the_default_head_is_the_adapter_s(setting):
+    method = hosts.METHODS["lejepa-2048"](setting(method="lejepa-2048"), 1, 10)
+    default = hosts.LeJEPAProjectionHead(method.dim)
+    assert [p.shape for p in method.head.parameters()] == [p.shape for p in default.parameters()]
 
 
 def test_images_to_choose_settings_by_are_none_of_those_trained_on():

@@ -19,7 +19,7 @@ from scipy import stats
 
 from benchmarks import host_figures, picture
 from benchmarks.host_runs import check, measure
-from benchmarks.hosts import METHODS
+from benchmarks.hosts import BASELINES, METHODS
 from benchmarks.report import markdown
 
 __all__ = ["check", "figure", "measure", "measured_code", "sources", "table"]
@@ -139,6 +139,9 @@ def _fair(runs: pd.DataFrame, steps: pd.DataFrame) -> str:
         line |= {"peak MiB": cost.get("extra_mib"), "lines": int(own.lines.iloc[0])}
         line["effective rank, least"] = float(chosen.effective_rank.min())
         table[name] = line
+    for name in [name for name in BASELINES if name in set(runs.method)]:
+        own = whole[whole.method == name]
+        table[name] = {"k-NN": spread(own.knn), "linear": spread(own.linear)}
     columns = dict.fromkeys(key for line in table.values() for key in line)
     shown = pd.DataFrame.from_dict(table, orient="index").reindex(columns=list(columns))
     return markdown(shown.astype(object).where(shown.notna(), "").rename_axis("method"))
@@ -160,7 +163,7 @@ def _four_views(runs: pd.DataFrame) -> str:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """A line per method; below it our loss against lightly's own."""
+    """A line per method and baseline; below it our loss against lightly's own."""
     runs = runs_of(frame)
     search = f"Search on held-out training images, tested on all test images; data {_known(runs)}."
     parts = (_fair(runs, steps_of(frame)), search, _four_views(runs))
@@ -173,8 +176,8 @@ def _known(runs: pd.DataFrame) -> str:
 
 def figure(frame: pd.DataFrame) -> Figure:
     """Above, test accuracy against images at the chosen settings; below, the search.  Two views only."""
-    runs = _whole(runs_of(frame))
-    runs = runs[runs.views == METHODS["lejepa"].views]
+    every = _whole(runs_of(frame))
+    runs = every[every.views == METHODS["lejepa"].views]
     fig, axes = host_figures.panels(2, 2)
     for row, (above, below) in zip(("knn", "linear"), axes.T, strict=True):
         title = "k-NN" if row == "knn" else "Linear"
@@ -196,6 +199,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         below.set_xticks([0.1, 0.3, 1, 3, 10, 30], ["0.1", "0.3", "1", "3", "10", "30"])
         below.set_xticks([], minor=True)
         host_figures.label(above, ends)
+        picture.baselines(above, every[every.method.isin(BASELINES)].groupby("method")[row].mean().to_dict())
     axes[0, 0].set_ylabel("accuracy on test images, %")
     axes[1, 0].set_ylabel("accuracy on held-out images, %\n(filled: SGD; open: AdamW)")
     seeds = picture.seeds(runs.groupby(["method", *SETTING]).seed.nunique())
