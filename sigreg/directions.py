@@ -23,6 +23,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from sigreg.kernels import no_autocast
 from sigreg.kernels.choice import takes_triton
 from sigreg.random_numbers import logical_shift, normal_numbers, random_bits
 
@@ -236,7 +237,8 @@ class Subspaces:
             raise ValueError(f"num_slices={K} must be a multiple of the {self.number} subspaces")
         P = self.basis(D, seed=seed, device=device, dtype=dtype)
         b = gaussian(P.shape[-1], K, seed=seed, step=step, device=device, dtype=dtype)
-        return torch.einsum("dns,skn->dkn", P, b.reshape(-1, K // self.number, self.number)).flatten(1)
+        with no_autocast(b.device):
+            return torch.einsum("dns,skn->dkn", P, b.reshape(-1, K // self.number, self.number)).flatten(1)
 
 
 Name: TypeAlias = Literal["gaussian", "orthogonal", "sobol", "subspaces"]

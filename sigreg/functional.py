@@ -87,8 +87,10 @@ def _quadrature_of(member: Statistic) -> tuple[float, int, bool]:
 def mean_over_slices(sample: Sample, A: Tensor, members: list[Statistic], backend: str) -> Tensor:
     """The weighted sum of the members' means over the slices A `(D, K)` and the views of the sample."""
     shape = tuple(A.shape) if isinstance(A, Tensor) else type(A).__name__
-    if not isinstance(A, Tensor) or A.ndim != 2 or A.shape[0] != sample.x.shape[-1]:
-        raise ValueError(f"directions must be (D, K) with D = {sample.x.shape[-1]} as in z, got {shape}")
+    if not isinstance(A, Tensor) or A.ndim != 2 or A.shape[0] != sample.x.shape[-1] or not A.shape[1]:
+        raise ValueError(
+            f"directions must be (D, K) with D = {sample.x.shape[-1]} as in z and K >= 1, got {shape}"
+        )
     A = A.to(sample.x.dtype)
     terms: list[Tensor] = []
     projected: Sample | None = None

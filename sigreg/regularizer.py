@@ -195,6 +195,11 @@ class SIGReg(nn.Module):
                 "SIGReg in training mode moves to new directions, which torch.func cannot record; pass "
                 "step=, use eval mode, or sigreg.functional.sigreg"
             )
+        if z.is_cuda and not self.step.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "SIGReg is on the CPU, so that a CUDA graph would use the same directions in every replay; "
+                "move it to the GPU before the capture"
+            )
         key = z.detach().sum(dtype=widest(z.device))
         if torch._C._current_graph_task_id() != -1 and self._recent:  # called during a backward pass
             if self.memory is not None:
@@ -203,7 +208,8 @@ class SIGReg(nn.Module):
                     "SIGReg outside the checkpointed function, or use memory=0"
                 )
             keys, steps = (torch.stack(parts) for parts in zip(*self._recent, strict=True))
-            return steps[(keys == key).int().argmax()]
+            found = (keys == key).int().argmax().reshape(1).to(steps.device)
+            return steps.index_select(0, found).reshape(())  # an index would wait for the GPU
         step = self.step.clone()
         self._recent.appendleft((key, step))
         self.step.add_(1)
@@ -262,7 +268,10 @@ class SIGReg(nn.Module):
             raise ValueError(f"SIGReg's state is a tensor [seed, step], got {state!r}")
         seed, step = state.unbind()
         self.seed = int(seed)
-        self.step = step.to(self.step.device if not self.step.is_meta else step.device, copy=True)
+        if self.step.is_meta:
+            self.step = step.clone()
+        else:
+            self.step.copy_(step)  # the tensor that a captured CUDA graph goes on with
         self._recent.clear()
 
     def extra_repr(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from sigreg import SIGReg, directions, random_numbers
-from sigreg.directions import DIRECTIONS, by_name, orthogonal, sobol
+from sigreg.directions import DIRECTIONS, Subspaces, by_name, orthogonal, sobol
 from sigreg.multivariate import exact_sigreg
 from sigreg.random_numbers import random_bits
 
@@ -131,6 +131,13 @@ def test_directions_do_not_depend_on_the_default_dtype(kind, default):
     finally:
         torch.set_default_dtype(torch.float32)
     assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_subspaces_have_unit_columns_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        A = Subspaces(4, 8)(32, 64)
+    assert A.dtype == torch.float32
+    assert_close(A.norm(dim=0), torch.ones(64))
 
 
 def test_a_step_beyond_32_bits():

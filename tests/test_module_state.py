@@ -47,6 +47,44 @@ def test_activation_checkpointing_takes_value_and_gradient_of_one_step(use_reent
     assert state(ours) == state(plain) == [0, calls + 1]
 
 
+class Reads(TorchDispatchMode):
+    """Counts numbers that the host reads, for which it would wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_recomputation_never_reads_a_number_on_the_host(use_reentrant) -> None:
+    sigreg, z = SIGReg(num_slices=8), normal(12, 6).requires_grad_()
+    with Reads() as reads:
+        checkpoint(sigreg, z, use_reentrant=use_reentrant).backward()
+    assert reads.count == 0
+    with reads:
+        z.sum().item()
+    assert reads.count == 1  # it sees one
+
+
+def test_a_module_on_the_cpu_is_not_captured_in_a_cuda_graph(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with FakeTensorMode():
+        z = torch.zeros(8, 3, device="cuda")
+        with pytest.raises(RuntimeError, match="move it to the GPU before the capture"):
+            SIGReg(num_slices=4)(z)
+        assert SIGReg(num_slices=4).cuda()(z).device.type == "cuda"
+
+
+def test_loading_a_state_keeps_the_tensor_that_a_cuda_graph_advances() -> None:
+    sigreg = SIGReg(num_slices=4)
+    step = sigreg.step
+    sigreg.load_state_dict({"_extra_state": torch.tensor([5, 7])})
+    assert sigreg.step is step
+    assert state(sigreg) == [5, 7]
+
+
 def test_a_named_step_takes_its_directions_and_advances_nothing() -> None:
     z, ours, stream = normal(12, 4), SIGReg(num_slices=8), SIGReg(num_slices=8)
     values = [stream(z) for _ in range(3)]

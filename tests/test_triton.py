@@ -70,6 +70,19 @@ for other in (None, torch.rand(3, 41)):
     for ours, theirs in zip(*results, strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
 
+# Selective checkpointing keeps the results of matrix products; no kernel may write into one.
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+aten = torch.ops.aten
+products = {aten.mm.default, aten.bmm.default}
+def policy(context, op, *args, **kwargs):
+    return CheckpointPolicy.MUST_SAVE if op in products else CheckpointPolicy.PREFER_RECOMPUTE
+W = torch.randn(8, 7, requires_grad=True)
+x, A = torch.randn(2, 40, 8), problem(K=21)[1]
+plain = sliced(x @ W, A)
+contexts = lambda: create_selective_checkpoint_contexts(policy)
+kept = checkpoint(lambda: sliced(x @ W, A), use_reentrant=False, context_fn=contexts)
+assert torch.equal(*(torch.autograd.grad(loss, W)[0] for loss in (plain, kept)))
+
 # Where the projections of all views do not fit, views are taken in turn.
 from sigreg.kernels import triton as ours
 z, A = problem(3, 41, 7, 21)
@@ -97,25 +110,37 @@ def test_triton_off_the_gpu_says_what_to_do():
         SIGReg(backend="triton", num_slices=4)(torch.randn(5, 3))
 
 
-@pytest.mark.parametrize(
-    ("module", "why"),
-    [
-        (None, "ModuleNotFoundError"),
-        (types.SimpleNamespace(value_and_gradient=lambda *_: (torch.tensor([7.0]), None)), "it gives 7.0"),
-    ],
-)
-def test_a_gpu_without_a_working_triton_is_a_warning_and_eager(module, why, monkeypatch):
+@pytest.fixture
+def tried(monkeypatch):
+    """Puts `kernel` in the place of Triton's for the trial; None: Triton cannot be imported."""
+
+    def install(kernel=lambda *_: (torch.tensor([0.8041]), None)):
+        ours = types.SimpleNamespace(value_and_gradient=kernel) if kernel else None
+        directions = types.SimpleNamespace(gaussian=lambda out, *_: torch.ones_like(out))
+        for name, module in (("triton", ours), ("triton_directions", directions)):
+            monkeypatch.setitem(sys.modules, f"sigreg.kernels.{name}", module)
+            monkeypatch.setattr(kernels, name, module, raising=False)
+        if ours is None:
+            monkeypatch.delattr(kernels, "triton")
+
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.delattr(kernels, "triton", raising=False)
-    monkeypatch.setitem(sys.modules, "sigreg.kernels.triton", module)
     choice._triton_works.cache_clear()
+    yield install
+    choice._triton_works.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "why"),
+    [(None, "ModuleNotFoundError"), (lambda *_: (torch.tensor([7.0]), None), "it gives 7.0")],
+)
+def test_a_gpu_without_a_working_triton_is_a_warning_and_eager(kernel, why, tried):
+    tried(kernel)
     device = torch.device("cpu")
     with pytest.warns(UserWarning, match=f"slower backend='eager': .*{why}"):
         assert not choice._triton_works(device)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not choice._triton_works(device)
-    choice._triton_works.cache_clear()
 
 
 def test_the_first_call_is_not_in_a_cuda_graph(monkeypatch):
@@ -124,19 +149,18 @@ def test_the_first_call_is_not_in_a_cuda_graph(monkeypatch):
         choice._triton_works(torch.device("cpu"))
 
 
-def test_triton_is_tried_in_float32_whatever_the_default(monkeypatch):
-    tried = []
-    module = types.SimpleNamespace(
-        value_and_gradient=lambda z, A, *_: tried.extend((z.dtype, A.dtype)) or (torch.tensor([0.8041]), None)
-    )
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(kernels, "triton", module, raising=False)
-    monkeypatch.setitem(sys.modules, "sigreg.kernels.triton", module)
-    choice._triton_works.cache_clear()
+def test_triton_is_tried_in_float32_whatever_the_default_and_autocast(tried):
+    found = []
+
+    def kernel(z, A, *_):
+        found.append((z.dtype, A.dtype, (z @ A).dtype))
+        return torch.tensor([0.8041]), None
+
+    tried(kernel)
     torch.set_default_dtype(torch.float64)
     try:
-        assert choice._triton_works(torch.device("cpu"))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert choice._triton_works(torch.device("cpu"))
     finally:
         torch.set_default_dtype(torch.float32)
-        choice._triton_works.cache_clear()
-    assert tried == [torch.float32, torch.float32]
+    assert found == [(torch.float32,) * 3]

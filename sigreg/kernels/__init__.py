@@ -62,7 +62,7 @@ class _ECFSums(Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.arguments = dt, P, name
         sums: tuple[Tensor, Tensor]
-        sums, projections = _module(name).ecf_sums(z, A, weights, dt, P, name)
+        sums, projections = _module(name).ecf_sums(z, A, weights, dt, P)
         ctx.save_for_backward(z, A, weights, projections)
         return sums
 
@@ -79,7 +79,7 @@ class _ECFSums(Function):
                 gz, gA = (next(grads) if needed else None for needed in (need_z, need_A))
             else:
                 backward = _module(name).ecf_sums_backward
-                gz, gA = backward(z, A, weights, projections, dt, P, gC, gS, name, need_z, need_A)
+                gz, gA = backward(z, A, weights, projections, dt, P, gC, gS, need_z, need_A)
         return gz, gA, None, None, None, None
 
 

@@ -47,14 +47,15 @@ def _triton_works(device: torch.device) -> bool:
             "SIGReg compiles its kernels in the first call: call it before you capture a CUDA graph"
         )
     try:
-        from sigreg.kernels import triton
+        from sigreg.kernels import triton, triton_directions
 
         z = torch.zeros(1, 2, 1, dtype=torch.float32, device=device)
-        A = torch.ones_like(z[0, :1])
-        value, _ = triton.value_and_gradient(z, A, None, 2, 2, (3.0, 17, False), True)
-        if abs(float(value) / 2 - 0.40205) < 1e-4:  # all embeddings 0
+        A = triton_directions.gaussian(torch.empty_like(z[0, :1]), 0, 0)
+        with torch.autocast(device.type, enabled=False):
+            value, _ = triton.value_and_gradient(z, A, None, 2, 2, (3.0, 17, False), True)
+        if abs(float(value) / 2 - 0.40205) < 1e-4 and abs(float(A)) == 1:  # all embeddings 0, D = 1
             return True
-        error = f"it gives {float(value):.5f} in place of 0.80410"
+        error = f"it gives {float(value):.5f} in place of 0.80410, or {float(A):.5f} in place of 1 or -1"
     except Exception as found:  # no Triton, no C compiler, a device that it does not know, ...
         error = f"{type(found).__name__}: {found}"
     warnings.warn(

@@ -112,7 +112,7 @@ def _tiles(V: int, N: int, K: int, P: int, like: Tensor) -> Iterator[tuple[_Tile
 
 
 def ecf_sums(
-    z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int, name: str
+    z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """C and S `(V, K, P)` of x = z A, or of z where A is None, and x `(V, N, K)` for the backward pass."""
     x = z if A is None else z @ A
@@ -134,7 +134,6 @@ def ecf_sums_backward(
     P: int,
     gC: Tensor,
     gS: Tensor,
-    name: str,
     need_z: bool,
     need_A: bool,
 ) -> tuple[Tensor | None, Tensor | None]:

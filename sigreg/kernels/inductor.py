@@ -125,15 +125,13 @@ def _blocks(phi: Tensor, P: int) -> Iterator[tuple[int, int, _Pair | None]]:
         yield first, min(J, first + _BLOCK), _library(8 * first * phi) if first else None
 
 
-def ecf_sums(
-    z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int, name: str
-) -> tuple[_Pair, Tensor]:
+def ecf_sums(z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int) -> tuple[_Pair, Tensor]:
     """C and S `(V, K, P)` of z A, or of z where A is None, and phi `(K, V, N)` for the backward pass."""
     V, N, D = z.shape
     if A is None:
         phi = (z * (dt / 2)).permute(2, 0, 1).contiguous()
     else:
-        phi = _scaled_product(dt / 2, A.T, z.reshape(V * N, D).T).reshape(-1, V, N)
+        phi = _scaled_product(dt / 2, A.T, z.reshape(V * N, D).T).reshape(A.shape[1], V, N)
     parts = [
         _run(_products, phi, weights, rotation, J=end - first) for first, end, rotation in _blocks(phi, P)
     ]
@@ -150,7 +148,6 @@ def ecf_sums_backward(
     P: int,
     gC: Tensor,
     gS: Tensor,
-    name: str,
     need_z: bool,
     need_A: bool,
 ) -> tuple[Tensor | None, Tensor | None]:

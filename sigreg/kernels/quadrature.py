@@ -49,8 +49,10 @@ def slopes(
 ) -> tuple[Tensor, Tensor]:
     """d statistic / dC and / dS, in the shape of the sums, for `points`' phi and w."""
     W, N = _column(W), _column(N)
-    f = _correction(N) if unbiased else 1.0
-    scale = (2 * N / W) * w
+    f, scale = 1.0, (2 * N / W) * w
+    if unbiased:
+        f = _correction(N)
+        scale = scale * (f > 0)  # a single row has no gradient either
     return scale * (C * (f / W) - phi), scale * (S * (f / W))
 
 
@@ -62,5 +64,7 @@ def _column(number: Number) -> Number:
 def _correction(N: Number) -> Number:
     """N / (N - 1), and 0 where a single row leaves nothing to estimate."""
     if isinstance(N, Tensor):
-        return torch.where(N > 1, N / torch.where(N > 1, N - 1, 1.0), 0.0)
+        beyond_one = N - 1
+        several = beyond_one > 8 * torch.finfo(N.dtype).eps  # the N of one row of any weight is rounded
+        return torch.where(several, N / torch.where(several, beyond_one, 1.0), 0.0)
     return N / (N - 1) if N > 1 else 0.0

@@ -51,16 +51,16 @@ def _sums(x: Tensor, weights: Tensor | None, dt: float, P: int) -> Tensor:
     return out
 
 
-def _to_gradient(x: Tensor, weights: Tensor | None, slopes: Tensor, dt: float, P: int) -> Tensor:
-    """Contiguous x `(V, N, K)`, replaced by the gradient in it."""
+def _gradient(x: Tensor, weights: Tensor | None, slopes: Tensor, dt: float, P: int, out: Tensor) -> Tensor:
+    """The gradient in contiguous x `(V, N, K)`, written to `out`, which may be x."""
     V, N, K = x.shape
     programs = V * _blocks(K, _GRADIENT["BLOCK_K"]) * _blocks(N, _GRADIENT["BLOCK_N"])
     with torch.cuda.device_of(x):
         gradient_kernel[(programs,)](
-            x, x if weights is None else weights, slopes, V, N, K, dt,
+            x, x if weights is None else weights, slopes, out, V, N, K, dt,
             P=P, WEIGHTED=weights is not None, **_GRADIENT,
         )  # fmt: skip
-    return x
+    return out
 
 
 def _check(z: Tensor) -> None:
@@ -72,7 +72,7 @@ def _check(z: Tensor) -> None:
 
 
 def ecf_sums(
-    z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int, name: str
+    z: Tensor, A: Tensor | None, weights: Tensor | None, dt: float, P: int
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """C and S `(V, K, P)` of x = z A, or of z where A is None, and x `(V, N, K)` for the backward pass.
 
@@ -94,13 +94,13 @@ def ecf_sums_backward(
     P: int,
     gC: Tensor,
     gS: Tensor,
-    name: str,
     need_z: bool,
     need_A: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradient of sum (gC C + gS S) in z and in A."""
     slopes = torch.stack([gC, gS], dim=1).mT.contiguous()  # (V, 2, P, K)
-    g = _to_gradient(x.clone(), None if weights is None else weights.contiguous(), slopes, dt, P)
+    weights = None if weights is None else weights.contiguous()
+    g = _gradient(x, weights, slopes, dt, P, out=torch.empty_like(x))
     if A is None:
         return g, None
     gz = g @ A.T if need_z else None
@@ -127,10 +127,13 @@ def value_and_gradient(
     weights = None if weights is None else weights.contiguous()
     values = z.new_empty(V, K)
     grad = torch.empty_like(z, memory_format=torch.contiguous_format) if with_gradient else None
-    height = max(1, _LARGEST // max(1, rows * K))
+    height = min(V, max(1, _LARGEST // max(1, rows * K)))
+    # A tensor of our own: what `z @ A` returns may be one that selective checkpointing keeps.
+    projections = z.new_empty(height, rows, K)
     for v in range(0, V, height):
         own = slice(v, min(V, v + height))
-        x, w = z[own] @ A, None if weights is None else weights[own]
+        x = torch.matmul(z[own], A, out=projections[: own.stop - v])
+        w = None if weights is None else weights[own]
         sums, slopes = _sums(x, w, dt, P), x.new_empty(len(x), 2, P, K)
         of_views = [n[own].contiguous() if isinstance(n, Tensor) else x for n in (W, N)]
         numbers = [0.0 if isinstance(n, Tensor) else float(n) for n in (W, N)]
@@ -140,5 +143,5 @@ def value_and_gradient(
                 P=P, WEIGHTED=weights is not None, UNBIASED=unbiased, BLOCK_K=64, num_warps=2,
             )  # fmt: skip
         if grad is not None:
-            torch.matmul(_to_gradient(x, w, slopes, dt, P), A.T, out=grad[own])
+            torch.matmul(_gradient(x, w, slopes, dt, P, out=x), A.T, out=grad[own])
     return values.mean(-1), grad

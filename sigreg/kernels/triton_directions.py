@@ -45,12 +45,12 @@ def _gaussian_kernel(out, step, offset, D, K, FROM_TENSOR: tl.constexpr,
     half = (tl.full((1, 1), D, tl.int64) * K + 1) // 2
     square = tl.zeros((BLOCK_K,), dtype=tl.float32)
     for start in range(0, D, BLOCK_D):
-        d = (start + tl.arange(0, BLOCK_D))[:, None]
+        d = (start + tl.arange(0, BLOCK_D)).to(tl.int64)[:, None]
         x = tl.where(d < D, _normal(d * K + k, half, first, offset), 0.0)
         square += tl.sum(x * x, axis=0)
     length = tl.sqrt(square)[None, :]
     for start in range(0, D, BLOCK_D):
-        d = (start + tl.arange(0, BLOCK_D))[:, None]
+        d = (start + tl.arange(0, BLOCK_D)).to(tl.int64)[:, None]
         x = _normal(d * K + k, half, first, offset) / length
         tl.store(out + d * K + k, x, mask=(d < D) & (k < K))
 

@@ -57,7 +57,7 @@ def statistic_kernel(sums, parts, W_of, N_of, W, N, values, slopes, V, K, dt, P:
     if WEIGHTED:
         W, N = tl.load(W_of + v), tl.load(N_of + v)
     correction = N / tl.maximum(N - 1, 1e-30)  # of the unbiased value
-    correction = tl.where(N > 1, correction, 0.0)
+    correction = tl.where(N - 1 > 9.5367431640625e-07, correction, 0.0)  # 8 eps, as in `quadrature`
     total = tl.zeros((BLOCK_K,), dtype=tl.float32)
     for p in tl.static_range(P):
         C = tl.zeros((BLOCK_K,), dtype=tl.float32)
@@ -74,6 +74,7 @@ def statistic_kernel(sums, parts, W_of, N_of, W, N, values, slopes, V, K, dt, P:
         scale = 2 * N / W * w / K
         if UNBIASED:
             total += correction * w * (N * error - (1 - 2 * phi * re + phi * phi))
+            scale *= (correction > 0).to(tl.float32)
             g_re, g_im = scale * (re * correction - phi), scale * (im * correction)
         else:
             total += N * w * error
@@ -85,9 +86,9 @@ def statistic_kernel(sums, parts, W_of, N_of, W, N, values, slopes, V, K, dt, P:
 
 
 @triton.jit
-def gradient_kernel(x, w, slopes, V, N, K, dt, P: tl.constexpr, WEIGHTED: tl.constexpr,
+def gradient_kernel(x, w, slopes, out, V, N, K, dt, P: tl.constexpr, WEIGHTED: tl.constexpr,
                      BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """The gradient in x, in its place, of what has these slopes `(V, 2, P, K)` in C and S.
+    """out `(V, N, K)`, which may be x: the gradient in x of what has these slopes `(V, 2, P, K)` in C and S.
 
     It is dt times the real part of sum_p p (gS_p + i gC_p) e^{ip theta}, by Horner's rule.
     """
@@ -96,9 +97,9 @@ def gradient_kernel(x, w, slopes, V, N, K, dt, P: tl.constexpr, WEIGHTED: tl.con
     k = tl.program_id(0) % blocks * BLOCK_K + tl.arange(0, BLOCK_K)
     n = (tl.program_id(0) // (blocks * V)).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     there = (n < N)[:, None] & (k < K)[None, :]
-    here = x + v * N * K + n[:, None] * K + k[None, :]
+    here = v * N * K + n[:, None] * K + k[None, :]
     slopes += v * 2 * P * K
-    theta = dt * tl.load(here, mask=there, other=0.0)
+    theta = dt * tl.load(x + here, mask=there, other=0.0)
     c1, s1 = tl.cos(theta), tl.sin(theta)
     re = tl.zeros((BLOCK_N, BLOCK_K), dtype=tl.float32)
     im = tl.zeros((BLOCK_N, BLOCK_K), dtype=tl.float32)
@@ -109,4 +110,4 @@ def gradient_kernel(x, w, slopes, V, N, K, dt, P: tl.constexpr, WEIGHTED: tl.con
     g = (re * c1 - im * s1) * dt
     if WEIGHTED:
         g *= tl.load(w + v * N + n, mask=n < N, other=0.0)[:, None]
-    tl.store(here, g, mask=there)
+    tl.store(out + here, g, mask=there)
