@@ -394,10 +394,6 @@ def test_a_rank_that_does_not_come_is_an_error_after_the_timeout():
     assert "imed out" in outcomes(2, one_rank_is_late, Problem(), timeout=2.0)[0]
 
 
-def test_the_problem_of_a_test_depends_on_its_seed_only():
-    assert_close(Problem().batch(), replace(Problem(), D=7).batch())
-
-
 def test_every_test_that_the_document_names_exists():
     here = Path(__file__).parent
     named = set(re.findall(r"test_\w+(?![\w.])", (here.parent / "docs" / "distributed.md").read_text()))
