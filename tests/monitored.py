@@ -6,10 +6,9 @@ import torch
 
 from sigreg import LeJEPALoss, SIGReg
 from sigreg_adapters.lightning import GaussianityMonitor
+from tests.samples import normal
 
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+VIEWS = normal(2, 64, 8) * torch.linspace(0.2, 1.5, 8) + 0.1
 
 
 def method(pl, **changes):

@@ -24,11 +24,7 @@ from sigreg.diagnostics.rank import effective_rank, expected_effective_rank, ran
 from sigreg.diagnostics.reachable import _beta_mean
 from sigreg.diagnostics.rows import separation
 from sigreg.univariate import epps_pulley
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
+from tests.samples import normal
 
 # what can be reached
 

@@ -12,10 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from sigreg.diagnostics import Gaussianity, diagnose, gaussianity
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from tests.samples import normal
 
 
 def report(z: Tensor) -> Gaussianity:

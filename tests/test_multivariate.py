@@ -9,7 +9,6 @@ import scipy.special
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.testing import assert_close
 
 from sigreg import SIGReg
@@ -18,13 +17,10 @@ from sigreg.multivariate import bhep, exact_sigreg, henze_zirkler, pairs
 from sigreg.multivariate.sphere import sphere_mean, sphere_mean_slope
 from sigreg.univariate import epps_pulley
 from tests import oracles, strategies
+from tests.samples import normal64 as normal
 
 FORMS = {"exact_sigreg": exact_sigreg, "bhep": bhep, "henze_zirkler": henze_zirkler}
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("D", [1, 2, 3, 4, 5, 16, 64, 255, 1024])

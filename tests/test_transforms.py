@@ -12,7 +12,7 @@ from sigreg import SIGReg
 from sigreg.directions import DIRECTIONS, Subspaces
 from sigreg.functional import sigreg
 from sigreg.univariate import STATISTICS
-from tests.test_statistics import normal
+from tests.samples import normal64 as normal
 
 # torch's own decompositions, imported by jvp, are scripted
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.objective import NextEmbeddingLoss
 from tests.kernel_count import count
-from tests.test_weights import mask_of
+from tests.samples import mask_of
 
 
 @pytest.mark.parametrize("kind", ["mask", "floats"])

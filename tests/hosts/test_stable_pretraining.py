@@ -6,13 +6,6 @@ import warnings
 import pytest
 import stable_pretraining as spt
 import torch
-from host_parity import (
-    assert_same_value_and_gradient,
-    embeddings,
-    on_this_rank,
-    seeded_by_step,
-)
-from pool import on_ranks
 from stable_pretraining.forward import simclr
 from stable_pretraining.methods import lejepa as host
 from torch import Tensor, nn
@@ -21,6 +14,13 @@ from torch.utils.data import DataLoader
 
 import sigreg
 from sigreg_adapters.stable_pretraining import SlicedEppsPulley, lejepa
+from tests.host_parity import (
+    assert_same_value_and_gradient,
+    embeddings,
+    on_this_rank,
+    seeded_by_step,
+)
+from tests.pool import on_ranks
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_slices": 67, "t_max": 5.0, "n_points": 21}])

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import stable_worldmodel.wm.loss as host
 import torch
-from host_parity import (
+from stable_worldmodel.wm.lewm import LeWM
+from torch import Tensor, nn
+
+from sigreg_adapters.stable_worldmodel import SIGReg
+from tests.host_parity import (
     assert_same_value_and_gradient,
     embeddings,
     from_the_global_generator,
     on_this_rank,
 )
-from pool import on_ranks
-from stable_worldmodel.wm.lewm import LeWM
-from torch import Tensor, nn
-
-from sigreg_adapters.stable_worldmodel import SIGReg
+from tests.pool import on_ranks
 
 
 @pytest.mark.parametrize("settings", [{}, {"knots": 9, "num_proj": 67}])

@@ -242,7 +242,7 @@ def test_two_ranks_equal_one_process(tmp_path):
         "--standalone",
         __file__,
     ]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "adapters"), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "adapters")])
     env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run([*command, str(tmp_path)], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
