@@ -6,8 +6,8 @@ TEST_ENV := OMP_NUM_THREADS=1
 # Files side by side, one to a core: many tests wait for processes of their own.
 PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
 # Tests whose tolerances must hold whatever vector instructions a processor has.
-NUMERICAL := $(addprefix tests/test_,statistics.py tails.py weights.py precision.py kernels.py triton.py sincos.py \
-	multivariate.py directions.py)
+NUMERICAL := $(addprefix tests/test_,statistics.py tails.py weights.py precision.py kernels.py kernels_compiled.py \
+	triton.py sincos.py multivariate.py directions.py)
 
 .PHONY: demo world-model test lint test-long test-hosts transformers docs mutations clean
 
@@ -33,7 +33,8 @@ test-long: .venv/installed
 	$(TEST_ENV) ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest $(NUMERICAL)
 	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest $(NUMERICAL)
 
-# Heavy hosts have an environment of their own.  EB_JEPA_SOURCE and STABLE_WORLDMODEL_SOURCE name clones.
+# Heavy hosts have an environment of their own.
+# EB_JEPA_SOURCE, STABLE_WORLDMODEL_SOURCE and SOLO_LEARN name clones.
 test-hosts: .venv-hosts/installed
 	$(TEST_ENV) SIGREG_HOSTS=1 .venv-hosts/bin/python -m pytest -W default tests/hosts
 	$(TEST_ENV) .venv-hosts/bin/python -m pytest -W default tests/test_docs.py \

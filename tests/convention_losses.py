@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from host_parity import embeddings, from_the_global_generator
 from torch import Tensor
 from torch.testing import assert_close
 
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.conventions import convert_lambda
 from sigreg_adapters.eb_jepa import STATISTIC
+from tests.host_parity import embeddings, from_the_global_generator
 
 LAMBDA, SLICES = 0.05, 64
 Loss = Callable[[Tensor], Tensor]

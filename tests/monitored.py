@@ -6,10 +6,9 @@ import torch
 
 from sigreg import LeJEPALoss, SIGReg
 from sigreg_adapters.lightning import GaussianityMonitor
+from tests.samples import normal
 
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+VIEWS = normal(2, 64, 8) * torch.linspace(0.2, 1.5, 8) + 0.1
 
 
 def method(pl, **changes):
@@ -33,10 +32,10 @@ def method(pl, **changes):
     return Method()
 
 
-def fit(pl, monitor, model=None, *, scale=1.0, z=None, epochs=1, **trainer):
+def fit(pl, monitor, model=None, *, scale=1.0, z=None, **trainer):
     """Trains on batches of 64 of which all columns but the first are multiplied by `scale`."""
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    settings |= {"enable_model_summary": False, "accelerator": "cpu", "max_epochs": epochs}
+    settings |= {"enable_model_summary": False, "accelerator": "cpu", "max_epochs": 1}
     trainer = pl.Trainer(callbacks=[monitor], **settings | trainer)
     z = normal(128, 8) * torch.tensor([1.0] + [scale] * 7) if z is None else z
     trainer.fit(method(pl) if model is None else model, torch.utils.data.DataLoader(z, batch_size=64))

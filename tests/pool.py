@@ -121,9 +121,9 @@ def outcomes(size: int, function: Callable[..., Any], *args: Any, timeout: float
     return _POOL.run(size, timeout, function, args)
 
 
-def on_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float = 60.0) -> list[Any]:
+def on_ranks(size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """As `outcomes`, but a rank that failed raises here."""
-    answers = outcomes(size, function, *args, timeout=timeout)
+    answers = outcomes(size, function, *args)
     for rank, answer in enumerate(answers):
         if isinstance(answer, Failed):
             raise AssertionError(f"rank {rank} of {size}: {answer}")

@@ -1,7 +1,7 @@
 """A stand-in for solo-learn: what our adapter relies on, and nothing more.
 
 Written from the contract, so that the adapter is tested where no clone can be had.  Where one can,
-`test_solo_learn_real.py` holds the adapter to the real thing.
+`hosts/test_solo_learn_real.py` holds the adapter to the real thing.
 """
 
 from __future__ import annotations

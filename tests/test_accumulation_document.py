@@ -15,9 +15,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from benchmarks import accumulation
-from benchmarks.kernel_count import KernelCount
 from sigreg import SIGReg
 from sigreg.microbatches import backward
+from tests.kernel_count import KernelCount
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "accumulation.md").read_text()
 

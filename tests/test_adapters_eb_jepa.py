@@ -4,13 +4,18 @@ import inspect
 
 import pytest
 import torch
-from host_parity import assert_ranks_equal_one, assert_same_value_and_gradient, embeddings, seeded_by_step
-from pool import on_ranks
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sigreg import LeJEPALoss, SIGReg
 from sigreg_adapters.eb_jepa import BCS
+from tests.host_parity import (
+    assert_ranks_equal_one,
+    assert_same_value_and_gradient,
+    embeddings,
+    seeded_by_step,
+)
+from tests.pool import on_ranks
 
 
 class StandIn(nn.Module):

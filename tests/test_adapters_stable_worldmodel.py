@@ -4,17 +4,17 @@ import inspect
 
 import pytest
 import torch
-from host_parity import (
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from sigreg_adapters.stable_worldmodel import SIGReg
+from tests.host_parity import (
     assert_ranks_equal_one,
     assert_same_value_and_gradient,
     embeddings,
     from_the_global_generator,
 )
-from pool import on_ranks
-from torch import Tensor, nn
-from torch.testing import assert_close
-
-from sigreg_adapters.stable_worldmodel import SIGReg
+from tests.pool import on_ranks
 
 
 class StandIn(nn.Module):

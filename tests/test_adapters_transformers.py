@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import transformers_stand_in
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sigreg import SIGReg
+from tests import transformers_stand_in
 
 N, L = 16, 6
 

@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import oracles
 import pytest
 import torch
-from pool import on_ranks
 from torch.testing import assert_close
 
 from sigreg import LeJEPALoss, SIGReg
@@ -18,6 +16,8 @@ from sigreg.conformance.__main__ import main, parsed
 from sigreg.conformance.oracle import Grid
 from sigreg.conformance.report import markdown
 from sigreg.univariate import epps_pulley
+from tests import oracles
+from tests.pool import on_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,9 +36,9 @@ def faults(found: dict[str, Row]) -> set[str]:
         ("sigreg:SIGReg", {"num_slices": 64}),
         ("sigreg:LeJEPALoss", {}),
         ("sigreg_adapters.lightly:SIGReg", {"num_vectors": 64, "gather_distributed": True}),
-        ("conformance_copies:Right", {}),
-        ("conformance_copies:right", {"num_slices": 64}),
-        ("conformance_copies:Masked", {}),
+        ("tests.conformance_copies:Right", {}),
+        ("tests.conformance_copies:right", {"num_slices": 64}),
+        ("tests.conformance_copies:Masked", {}),
     ],
 )
 def test_a_right_copy_passes(name, settings):
@@ -68,7 +68,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_copy_is_found_and_named(name):
     expected, where, words = BROKEN[name]
-    found = rows(f"conformance_copies:{name}")
+    found = rows(f"tests.conformance_copies:{name}")
     assert faults(found) == expected
     assert words in found[where].found
 
@@ -83,7 +83,7 @@ def test_a_broken_copy_is_found_and_named(name):
     ],
 )
 def test_a_broken_reduction_is_found_and_named(name, words):
-    found = rows(f"conformance_copies:{name}", run=on_ranks)
+    found = rows(f"tests.conformance_copies:{name}", run=on_ranks)
     assert faults(found) == {"two ranks"}
     assert words in found["two ranks"].found
 
@@ -100,7 +100,7 @@ def test_a_broken_reduction_is_found_and_named(name, words):
     ],
 )
 def test_the_convention_is_said_in_words(name, check_, words):
-    found = rows(f"conformance_copies:{name}")
+    found = rows(f"tests.conformance_copies:{name}")
     assert words in found[check_].found
     assert faults(found) == set()
 
@@ -119,7 +119,7 @@ def test_the_grid_is_recognised(settings, words):
 
 def test_a_target_that_takes_no_embeddings_says_what_was_tried():
     with pytest.raises(NotCallable, match=r"f\(z1, z2\).*TypeError"):
-        Target("conformance_copies:takes_nothing")
+        Target("tests.conformance_copies:takes_nothing")
 
 
 def test_a_class_or_a_function_is_checked_as_its_name_is():
@@ -141,15 +141,15 @@ def test_settings_are_written_behind_the_name():
 
 
 def test_the_exit_status_is_one_on_a_fault_and_the_tables_are_written(tmp_path, capsys):
-    copies = ["conformance_copies:Right", "conformance_copies:WrongAxis"]
+    copies = ["tests.conformance_copies:Right", "tests.conformance_copies:WrongAxis"]
     files = ["--json", str(tmp_path / "rows.json"), "--markdown", str(tmp_path / "table.md")]
     assert main([*copies, "--one-process", *files]) == 1
     assert "FIRST" in capsys.readouterr().out
     found = json.loads((tmp_path / "rows.json").read_text())
     assert [len(table) for table in found.values()] == [10, 10]
     table = (tmp_path / "table.md").read_text()
-    assert "| (1) `conformance_copies:Right` | ok |" in table
-    assert "**(1) `conformance_copies:Right, " in table
+    assert "| (1) `tests.conformance_copies:Right` | ok |" in table
+    assert "**(1) `tests.conformance_copies:Right, " in table
     assert main([copies[0], "--one-process"]) == 0
 
 

@@ -8,7 +8,13 @@ import lightly
 import lightly.loss
 import pytest
 import torch
-from convention_losses import (
+from torch import Tensor
+from torch.testing import assert_close
+
+from sigreg import SIGReg
+from sigreg.conventions import CONVENTIONS, convert_lambda
+from sigreg.objective import NextEmbeddingLoss
+from tests.convention_losses import (
     LAMBDA,
     SLICES,
     STAND_INS,
@@ -17,13 +23,7 @@ from convention_losses import (
     ours,
     views,
 )
-from host_parity import embeddings, from_the_global_generator
-from torch import Tensor
-from torch.testing import assert_close
-
-from sigreg import SIGReg
-from sigreg.conventions import CONVENTIONS, convert_lambda
-from sigreg.objective import NextEmbeddingLoss
+from tests.host_parity import embeddings, from_the_global_generator
 
 INSTALLED = ("lightly", "le-wm")  # the latter's loss is in lightly, too
 IN_TESTS_HOSTS = ("stable-pretraining", "stable-worldmodel", "le-wm", "eb_jepa")

@@ -24,11 +24,7 @@ from sigreg.diagnostics.rank import effective_rank, expected_effective_rank, ran
 from sigreg.diagnostics.reachable import _beta_mean
 from sigreg.diagnostics.rows import separation
 from sigreg.univariate import epps_pulley
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
+from tests.samples import normal
 
 # what can be reached
 
@@ -238,21 +234,6 @@ def test_the_repr_is_one_line_with_the_names() -> None:
 def test_no_sample_has_such_a_value_at_collapse(N: float, error: type, says: str) -> None:
     with pytest.raises(error, match=says):
         collapsed_value(N)
-
-
-def test_mistakes_of_a_caller_are_explained() -> None:
-    with pytest.raises(ValueError, match=r"\(8,\); N values in one dimension are z\[:, None\]"):
-        diagnose(torch.zeros(8))
-    with pytest.raises(ValueError, match="num_slices=0 must be at least 1"):
-        diagnose(normal(8, 4), num_slices=0)
-    with pytest.raises(ValueError, match=r"\(N, D\) of one view.*\(2, 8, 4\)"):
-        diagnose(torch.zeros(2, 8, 4))
-    with pytest.raises(ValueError, match="inf or nan"):
-        diagnose(normal(8, 4) / 0)
-    with pytest.raises(ValueError, match="N >= 2"):
-        diagnose(normal(1, 4))
-    with pytest.raises(TypeError, match="floating-point"):
-        diagnose(torch.zeros(8, 4, dtype=torch.int64))
 
 
 # gaussianity: weights, and what can be reached

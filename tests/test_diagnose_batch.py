@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-from pool import on_ranks
 
 from sigreg.diagnostics import diagnose, diagnose_batch
 from sigreg.diagnostics.batch import SEED
 from sigreg.univariate import epps_pulley
-from tests.monitored import normal
+from tests.monitored import VIEWS
+from tests.pool import on_ranks
+from tests.samples import normal
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -120,7 +121,6 @@ def test_a_number_of_slices_below_one_is_named():
 
 
 SPLITS = ((40, 24), (64, 0), (1, 63))
-VIEWS = normal(2, 64, 8) * torch.linspace(0.2, 1.5, 8) + 0.1
 WEIGHTS = torch.rand(2, 64, generator=torch.Generator().manual_seed(3)).round(decimals=1)
 
 

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pandas
 import pytest
@@ -10,11 +11,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sigreg.diagnostics import Gaussianity, gaussianity
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from sigreg.diagnostics import Gaussianity, diagnose, gaussianity
+from tests.samples import normal
 
 
 def report(z: Tensor) -> Gaussianity:
@@ -130,20 +128,26 @@ def test_arrays_are_recognised_without_importing_numpy() -> None:
     assert run.returncode == 0, run.stderr
 
 
-def test_mistakes_are_explained() -> None:
+@pytest.mark.parametrize("measure", [diagnose, gaussianity])
+def test_mistakes_are_explained(measure: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match=r"\(8,\); N values in one dimension are z\[:, None\]"):
-        gaussianity(torch.zeros(8))
+        measure(torch.zeros(8))
     with pytest.raises(ValueError, match="num_slices=0 must be at least 1"):
-        gaussianity(normal(8, 4), num_slices=0)
+        measure(normal(8, 4), num_slices=0)
     with pytest.raises(TypeError, match=r"num_slices=8\.0 must be an int"):
-        gaussianity(normal(8, 4), num_slices=8.0)  # type: ignore[arg-type]
+        measure(normal(8, 4), num_slices=8.0)
     with pytest.raises(ValueError, match=r"\(N, D\) of one view.*\(2, 8, 4\)"):
-        gaussianity(torch.zeros(2, 8, 4))
+        measure(torch.zeros(2, 8, 4))
+    with pytest.raises(ValueError, match="inf or nan"):
+        measure(normal(8, 4) / 0)
+    with pytest.raises(ValueError, match="N >= 2"):
+        measure(normal(1, 4))
+    with pytest.raises(TypeError, match="floating-point"):
+        measure([[0.0, 1.0]])
+    with pytest.raises(TypeError, match="floating-point"):
+        measure(torch.zeros(8, 4, dtype=torch.int64))
+
+
+def test_a_null_of_too_few_samples_is_explained() -> None:
     with pytest.raises(ValueError, match="num_null=5"):
         gaussianity(normal(8, 4), num_null=5)
-    with pytest.raises(ValueError, match="inf or nan"):
-        gaussianity(normal(8, 4) / 0)
-    with pytest.raises(TypeError, match="floating-point"):
-        gaussianity([[0.0, 1.0]])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="floating-point"):
-        gaussianity(torch.zeros(8, 4, dtype=torch.int64))

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from pool import on_ranks
 from torch import Tensor
 from torch.testing import assert_close
 
 from sigreg import SIGReg
 from sigreg.directions import gaussian
 from sigreg.functional import sigreg
+from tests.pool import on_ranks
 
 SPLIT = (4, 7)
 STATISTICS = ("epps_pulley", "moments", "vcreg", "cramer_von_mises")

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from pool import on_ranks
-from test_distributed import WIDTH, Problem, alone, gradients, step
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.testing import assert_close
 
 from sigreg import LeJEPALoss, SIGReg
+from tests.distributed_problem import WIDTH, Problem, Traffic, alone, fit_with_lightning, gradients, step
+from tests.pool import on_ranks
 
 UNEVEN = Problem(split=(6, 2))
 
@@ -189,27 +189,6 @@ def test_lightly_gathering_and_ours_agree_along_the_same_directions(split):
         assert_close(our_gradient, their_gradient, **problem.tolerance(their_gradient))
 
 
-def fit_with_lightning(module: Any, batches: Any) -> None:
-    """`Trainer(strategy="ddp")` on this rank, under the variables that torchrun sets."""
-    import lightning
-
-    rank, size = str(dist.get_rank()), str(dist.get_world_size())
-    elastic = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "TORCHELASTIC_RUN_ID": "test"}
-    os.environ.update(elastic, GROUP_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="29500")
-    trainer = lightning.Trainer(
-        max_epochs=1,
-        strategy="ddp",
-        accelerator="cpu",
-        devices=int(size),
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
-
-
 def with_lightning(problem: Problem) -> tuple[list[float], int]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(?!sigreg)")  # Lightning's advice and its imports
@@ -268,8 +247,6 @@ def test_sigreg_alone_in_a_group_of_one_sends_nothing():
 
 
 def traffic_of_one() -> dict[str, int]:
-    from test_distributed import Traffic
-
     with Traffic() as traffic:
         SIGReg(num_slices=4)(torch.randn(6, 3, requires_grad=True)).backward()
     return traffic.calls

@@ -14,7 +14,7 @@ from sigreg.directions import DIRECTIONS, gaussian
 from sigreg.functional import sigreg as functional
 from sigreg.kernels.choice import chosen
 from sigreg.univariate import STATISTICS
-from tests.test_kernels import assert_near, problem, reference
+from tests.kernel_cases import assert_near, problem, reference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 V, N, D, K = 3, 200, 48, 256

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from benchmarks.kernel_count import KernelCount, count
 from sigreg import SIGReg
+from tests.kernel_count import KernelCount, count
 
 SHAPES = [(8, 256, 64), (10, 512, 512)]
 K = 1024

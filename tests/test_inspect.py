@@ -18,10 +18,7 @@ from sigreg.diagnostics import FINDINGS, diagnose
 from sigreg.inspect import files
 from sigreg.inspect.formats import Unusable
 from sigreg.inspect.plot import null_spectrum
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from tests.samples import normal
 
 
 def write(path, z: Tensor) -> None:

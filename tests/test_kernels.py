@@ -2,9 +2,6 @@
 
 import functools
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,87 +9,10 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sigreg import LeJEPALoss, SIGReg, kernels
-from sigreg.collectives import BatchGroup
-from sigreg.kernels import eager, inductor, sincos
+from sigreg import SIGReg, kernels
 from sigreg.sample import Sample
 from sigreg.univariate import epps_pulley
-
-GRID = {"t_max": 3.0, "num_points": 17}
-VALUE, GRADIENT = 1e-5, 1e-4  # relative
-
-
-def reference(z: Tensor, A: Tensor, t_max=3.0, num_points=17, unbiased=False) -> tuple[Tensor, Tensor]:
-    """Epps-Pulley knot by knot in float64, with the (V, N, K, points) tensor that the library avoids."""
-    z = z.detach().double().requires_grad_()
-    x, N = z @ A.double(), z.shape[-2]
-    t = torch.linspace(0, t_max, num_points, dtype=torch.float64)
-    phi = torch.exp(-(t**2) / 2)
-    xt = x[..., None] * t
-    re, im = xt.cos().mean(-3), xt.sin().mean(-3)
-    modulus = re**2 + im**2
-    if unbiased:
-        modulus = (N * modulus - 1) / (N - 1)
-    error = modulus - 2 * re * phi + phi**2
-    value = N * 2 * torch.trapezoid(error * phi, t).mean()
-    (grad,) = torch.autograd.grad(value, z)
-    return value.detach(), grad
-
-
-def problem(V=3, N=41, D=7, K=401, scale=1.0, dtype=torch.float32) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(V * N + D * K)
-    z = torch.randn(V, N, D, generator=generator, dtype=torch.float64) * scale
-    A = torch.nn.functional.normalize(torch.randn(D, K, generator=generator, dtype=torch.float64), dim=0)
-    return z.to(dtype).requires_grad_(), A.to(dtype)
-
-
-class AnotherRank(BatchGroup):
-    """Two ranks in one process: adds the sums of `other`, a sample that only it can see."""
-
-    def __init__(self, other: Tensor, A: Tensor) -> None:
-        self.group, self.size, self.other, self.A = None, 2, other, A
-
-    def all_reduce(self, *parts: Tensor) -> tuple[Tensor, ...]:
-        count = torch.tensor([float(self.other.shape[-2])])
-        theirs = (*kernels.ecf_sums(self.other, self.A, None, 3.0 / 16, 16), count, count)
-        return tuple(a + b for a, b in zip(parts, theirs, strict=True))
-
-
-def empty_rank(z: Tensor, A: Tensor) -> AnotherRank:
-    return AnotherRank(z.new_zeros(*z.shape[:-2], 0, z.shape[-1]), A)
-
-
-COMPILED = pytest.param("inductor", marks=pytest.mark.long)
-
-
-@pytest.fixture(params=["reference", "eager", "eager of a GPU", "two-phase", "formula", COMPILED])
-def backend(request, monkeypatch):
-    """ "two-phase" is eager over ranks, "formula" is what inductor compiles, as it stands."""
-    name = request.param
-    if name == "formula":
-        name = "inductor"
-        monkeypatch.setattr(inductor, "_PART", 200)  # so that small problems have several parts too
-        monkeypatch.setattr(inductor, "_run", lambda formula, *x, J: formula(*x, J, sincos.cos_sin))
-    if name == "eager of a GPU":
-        name = "eager"
-        monkeypatch.setitem(eager._TILE, "cpu", eager._TILE["other"])
-
-    def compute(z: Tensor, A: Tensor, *, weights: Tensor | None = None, group=None, **settings) -> Tensor:
-        backend = "eager" if name == "two-phase" else name
-        if name == "two-phase" and group is None and settings.get("num_points", 17) == 17:
-            group = empty_rank(z.detach(), A.detach()) if settings.get("t_max", 3.0) == 3.0 else None
-        sample = Sample(z, weights, group)
-        return sample.mean_over_views(
-            kernels.sliced_epps_pulley(sample, A, backend=backend, **(GRID | settings))
-        )
-
-    return compute
-
-
-def assert_near(value: Tensor, grad: Tensor, expected: tuple[Tensor, Tensor], scale: float | None = None):
-    """Within the promised distance; `scale` replaces the value where that may be near zero."""
-    assert_close(value.double(), expected[0], rtol=VALUE, atol=VALUE * (scale or 0.0))
-    assert (grad.double() - expected[1]).norm() <= GRADIENT * expected[1].norm()
+from tests.kernel_cases import COMPILED, GRADIENT, AnotherRank, assert_near, problem, reference
 
 
 @pytest.mark.parametrize("V", [1, 3, 10])
@@ -242,10 +162,11 @@ def test_weights_are_repetitions(backend):
     assert_close(grad, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_one_infinite_sample_is_seen(backend):
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_one_non_finite_number_is_seen(backend, bad):
     z, A = problem(K=33)
     z = z.detach()
-    z[1, 3, 2] = math.inf
+    z[1, 3, 2] = bad
     assert not torch.isfinite(backend(z, A))
 
 
@@ -306,96 +227,3 @@ def test_a_partial_of_epps_pulley_is_epps_pulley():
     partial = functools.partial(epps_pulley, t_max=5.0)
     z = torch.randn(30, 4)
     assert_close(SIGReg(partial, backend="eager")(z), SIGReg(t_max=5.0)(z), rtol=0, atol=0)
-
-
-@pytest.mark.long
-def test_inductor_without_a_compiler_says_what_to_do():
-    code = "import torch, sigreg\nsigreg.SIGReg(num_slices=4, backend='inductor')(torch.randn(5, 3))\n"
-    environment = os.environ | {"CXX": "/no/such/compiler", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert "RuntimeError: backend='inductor' could not compile here" in run.stderr
-
-
-class Step(torch.nn.Module):
-    """A training step as users write it: an encoder, views, the loss."""
-
-    def __init__(self, **settings) -> None:
-        super().__init__()
-        self.encoder = torch.nn.Linear(6, 4)
-        self.criterion = LeJEPALoss(sigreg=SIGReg(num_slices=8, **settings))
-
-    def forward(self, views: Tensor) -> Tensor:
-        return self.criterion(self.encoder(views))
-
-
-@pytest.mark.parametrize("backend", ["auto", "inductor"])
-def test_a_whole_training_step_is_one_graph(backend):
-    views, step = torch.randn(2, 10, 6), Step(backend=backend)
-    plain = Step(backend="eager")
-    plain.load_state_dict(step.state_dict())
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")  # every trace, no code generation
-    for count in (1, 2):
-        losses = compiled(views), plain(views)
-        for loss in losses:
-            loss.backward()
-        assert_close(*losses, rtol=1e-5, atol=0)
-        assert_close(step.encoder.weight.grad, plain.encoder.weight.grad, rtol=1e-4, atol=1e-6)
-        assert int(step.criterion.sigreg.step) == count
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("backend", ["auto", "inductor"])
-def test_a_whole_training_step_compiles_to_machine_code(backend):
-    views, step = torch.randn(2, 10, 6), Step(backend=backend)
-    plain = Step(backend="eager")
-    plain.load_state_dict(step.state_dict())
-    compiled = torch.compile(step, fullgraph=True)
-    for count in (1, 2):
-        losses = compiled(views), plain(views)
-        for loss in losses:
-            loss.backward()
-        assert_close(*losses, rtol=1e-5, atol=0)
-        assert_close(step.encoder.weight.grad, plain.encoder.weight.grad, rtol=1e-4, atol=1e-6)
-        assert int(step.criterion.sigreg.step) == count
-
-
-@pytest.mark.long
-def test_a_new_batch_size_costs_no_new_compilation():
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    inductor._compiled.cache_clear()
-    stats = torch._dynamo.utils.counters["stats"]
-    for graphs, shapes in ((2, ((2, 20), (2, 21), (3, 35), (16, 9))), (4, ((1, 64), (1, 65)))):
-        for V, N in shapes:
-            z, A = problem(V, N, 5, 9)
-            kernels.sliced_epps_pulley(Sample(z), A, backend="inductor").mean().backward()
-        assert stats["unique_graphs"] == graphs, stats  # one forward, one backward; a size of 1 is special
-
-
-@pytest.mark.long
-def test_many_kinds_of_calls_stay_within_the_limit_of_compilations(monkeypatch):
-    """Dynamo's guards without generated code: sizes of 1, masks and dtypes are compiled one by one."""
-    torch._dynamo.reset()
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, options, **k: compile_(f, backend="eager", **k))
-    inductor._compiled.cache_clear()
-    calls = ((2, 64), False, True), ((2, 40), False, True), ((64,), False, False), ((2, 64), True, True)
-    for shape, masked, train in (*calls, ((64,), True, True)):
-        z = torch.randn(*shape, 8, requires_grad=train)
-        sample = Sample(z, torch.rand(shape) < 0.8 if masked else None)
-        value = kernels.sliced_epps_pulley(
-            sample, torch.randn(8, 16), num_points=33, backend="inductor"
-        ).sum()
-        if train:
-            value.backward()
-    inductor._compiled.cache_clear()
-
-
-def test_many_grids_fit_into_one_process(monkeypatch):
-    compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, options, **kw: compile(f, **kw, backend="eager"))
-    inductor._compiled.cache_clear()
-    phi = torch.randn(5, 2, 6)
-    for J in range(1, 12):  # torch.compile gives up at the ninth variant of one function
-        assert inductor._run(inductor._products, phi, None, None, J=J).shape == (5, 2, 8 * J)
-    inductor._compiled.cache_clear()

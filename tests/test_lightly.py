@@ -19,13 +19,13 @@ import lightly.loss
 import pytest
 import torch
 from lightly.models import modules as heads
-from test_regularizer import embeddings
 from torch import Tensor, nn
 
 import sigreg
 import sigreg_adapters.lightly as ours
 from sigreg.univariate import epps_pulley
 from sigreg_adapters.lightly import LeJEPALoss, LeJEPAProjectionHead, LeJEPATransform, SIGReg
+from tests.samples import normal
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = [(2, 32, 16), (8, 41, 7), (1, 64, 33)]
@@ -67,7 +67,7 @@ def test_sigreg_equals_lightlys(shape, grid, scale):
     ours = SIGReg(knots=knots, t_max=t_max, num_vectors=67).eval()
     theirs = lightly.loss.SIGReg(knots=knots, t_max=t_max, num_vectors=67)
     with_our_directions(theirs, ours)
-    assert_same_value_and_gradient(ours, theirs, embeddings(*shape) * scale)
+    assert_same_value_and_gradient(ours, theirs, normal(*shape) * scale)
 
 
 @needs_lightlys_values
@@ -77,7 +77,7 @@ def test_the_loss_equals_lightlys():
     assert_same_value_and_gradient(
         lambda z: ours(global_proj=z[:2], local_proj=z[2:]),
         lambda z: theirs(global_proj=z[:2], local_proj=z[2:]),
-        embeddings(6, 24, 16),
+        normal(6, 24, 16),
     )
 
 
@@ -85,13 +85,13 @@ def test_the_loss_equals_lightlys():
 def test_the_prediction_equals_lightlys_invariance():
     from lightly.loss.lejepa_loss import lejepa_invariance_loss
 
-    z = embeddings(6, 24, 16)
+    z = normal(6, 24, 16)
     ours = LeJEPALoss().forward_components(global_proj=z[:2], local_proj=z[2:])
     torch.testing.assert_close(ours.prediction, lejepa_invariance_loss(all_proj=z, global_proj=z[:2]))
 
 
 def test_what_lightly_refuses_works():
-    z = embeddings(2, 24, 16)
+    z = normal(2, 24, 16)
     criterion = LeJEPALoss().eval()
     torch.testing.assert_close(criterion(list(z)), criterion(global_proj=z))
     torch.testing.assert_close(criterion(global_proj=z, local_proj=None), criterion(z, num_global=2))
@@ -99,7 +99,7 @@ def test_what_lightly_refuses_works():
 
 
 def test_both_call_styles_at_once_or_none_is_an_error():
-    z = embeddings(2, 24, 16)
+    z = normal(2, 24, 16)
     for arguments in ({"views": z, "global_proj": z}, {"views": z, "local_proj": z}, {"local_proj": z}, {}):
         with pytest.raises(ValueError, match="global_proj"):
             LeJEPALoss()(**arguments)
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_lightlys_loss_loads():
 
 
 def test_any_statistic_takes_the_place_of_epps_pulley():
-    assert LeJEPALoss(statistic="cramer_von_mises")(embeddings(2, 24, 16)).isfinite()
+    assert LeJEPALoss(statistic="cramer_von_mises")(normal(2, 24, 16)).isfinite()
 
 
 @needs_lightlys_loss
@@ -131,9 +131,9 @@ def test_arguments_are_lightlys_by_name_order_and_default(name):
 def test_calls_take_lightlys_keywords(name):
     theirs = inspect.signature(getattr(lightly.loss, name).forward).parameters
     z = {
-        "proj": embeddings(2, 24, 16),
-        "local_proj": embeddings(3, 24, 16),
-        "global_proj": embeddings(2, 24, 16),
+        "proj": normal(2, 24, 16),
+        "local_proj": normal(3, 24, 16),
+        "global_proj": normal(2, 24, 16),
     }
     assert getattr(ours, name)()(**{argument: z[argument] for argument in list(theirs)[1:]}).isfinite()
 
@@ -287,14 +287,14 @@ def test_the_transform_gives_globals_first():
 
 def test_a_named_grid_is_honoured():
     named, ours_own = SIGReg(grid="accurate").eval(), sigreg.SIGReg(grid="accurate").eval()
-    z = embeddings(2, 24, 16)
+    z = normal(2, 24, 16)
     torch.testing.assert_close(named(z), ours_own(z), rtol=0, atol=0)
     assert float(named(z)) != float(SIGReg().eval()(z))
 
 
 @pytest.mark.parametrize("statistic", [{"epps_pulley": 1.0}, epps_pulley], ids=["dict", "callable"])
 def test_knots_and_t_max_reach_any_form_of_epps_pulley(statistic):
-    z = embeddings(2, 24, 16)
+    z = normal(2, 24, 16)
     expected = SIGReg(t_max=5.0, knots=33).eval()(z)
     torch.testing.assert_close(SIGReg(statistic=statistic, t_max=5.0, knots=33).eval()(z), expected)
     assert float(expected) != float(SIGReg(knots=33).eval()(z))
@@ -329,7 +329,7 @@ def test_conflicting_settings_of_the_loss_are_refused(settings, says):
 
 
 def test_settings_of_sigreg_are_keywords_under_its_own_names():
-    z = embeddings(2, 24, 16)
+    z = normal(2, 24, 16)
     own = SIGReg(num_slices=8, num_points=9, t_max=4.0)
     assert own.num_vectors == own.num_slices == 8
     loss = LeJEPALoss(num_slices=8, num_points=9, t_max=4.0).eval()
@@ -341,4 +341,4 @@ def test_settings_of_sigreg_are_keywords_under_its_own_names():
 
 def test_num_global_beside_global_projections_is_refused():
     with pytest.raises(ValueError, match="num_global= goes with views"):
-        LeJEPALoss()(num_global=1, global_proj=embeddings(2, 24, 16))
+        LeJEPALoss()(num_global=1, global_proj=normal(2, 24, 16))

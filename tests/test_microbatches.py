@@ -9,30 +9,14 @@ from typing import Any
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_distributed import WIDTH
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.microbatches import backward
 from sigreg.multivariate import exact_sigreg
-
-EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64: the parts of a sum are added in another order
-
-
-def network(norm: type[nn.Module] = nn.LayerNorm, dropout: float = 0.0) -> nn.Module:
-    torch.manual_seed(1)
-    layers = nn.Linear(WIDTH, 7), norm(7), nn.GELU(), nn.Dropout(dropout), nn.Linear(7, 4)
-    return nn.Sequential(*layers).double()
-
-
-def batch(V: int, N: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(V, N, WIDTH, dtype=torch.float64, generator=generator)
-
-
-def gradients(model: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in model.parameters()])
+from tests.distributed_problem import WIDTH, gradients
+from tests.microbatch_problem import EXACT, batch, network
 
 
 def views(model: nn.Module, x: Tensor) -> list[Tensor]:

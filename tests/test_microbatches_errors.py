@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_distributed import WIDTH, error_of
-from test_microbatches import EXACT, batch, gradients, network
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sigreg import SIGReg, replay
 from sigreg.microbatches import backward
+from tests.distributed_problem import WIDTH, error_of, gradients
+from tests.microbatch_problem import EXACT, batch, network
 
 
 def restless() -> Any:

@@ -9,16 +9,15 @@ import torch
 import torch.distributed as dist
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pool import on_ranks
-from test_distributed import Problem, Traffic
-from test_distributed_training import fit_with_lightning
-from test_microbatches import EXACT, gradients, network
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.testing import assert_close
 
 from sigreg import LeJEPALoss
 from sigreg.microbatches import backward
+from tests.distributed_problem import Problem, Traffic, fit_with_lightning, gradients
+from tests.microbatch_problem import EXACT, network
+from tests.pool import on_ranks
 
 
 class Synchronisations:

@@ -19,7 +19,7 @@ from sigreg import SIGReg, regularizer
 from sigreg.multivariate import exact_sigreg
 from sigreg.sample import widest
 from sigreg.univariate import STATISTICS
-from tests.test_statistics import normal
+from tests.samples import normal64 as normal
 
 # by name: the package has the function of this name
 anderson = importlib.import_module("sigreg.univariate.anderson_darling")

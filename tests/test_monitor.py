@@ -13,7 +13,8 @@ from sigreg.diagnostics import diagnose_batch
 from sigreg.microbatches import backward
 from sigreg_adapters.lightning import GaussianityMonitor
 from sigreg_adapters.timm import Encoder
-from tests.monitored import Module, Trainer, fit, look, method, normal, watched
+from tests.monitored import Module, Trainer, fit, look, method, watched
+from tests.samples import normal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),

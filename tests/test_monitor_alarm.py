@@ -7,13 +7,13 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-from pool import on_ranks
 
 from sigreg import SIGReg
 from sigreg.diagnostics import diagnose, diagnose_batch
 from sigreg_adapters.lightning import GaussianityMonitor
-from tests.monitored import Module, Trainer, fit, look, normal
-from tests.test_diagnose_batch import VIEWS
+from tests.monitored import VIEWS, Module, Trainer, fit, look
+from tests.pool import on_ranks
+from tests.samples import normal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),

@@ -8,7 +8,8 @@ import torch
 
 from sigreg.diagnostics import diagnose_batch
 from sigreg_adapters.lightning import GaussianityMonitor
-from tests.monitored import fit, normal
+from tests.monitored import fit
+from tests.samples import normal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),

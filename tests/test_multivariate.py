@@ -9,7 +9,6 @@ import scipy.special
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.testing import assert_close
 
 from sigreg import SIGReg
@@ -18,13 +17,10 @@ from sigreg.multivariate import bhep, exact_sigreg, henze_zirkler, pairs
 from sigreg.multivariate.sphere import sphere_mean, sphere_mean_slope
 from sigreg.univariate import epps_pulley
 from tests import oracles, strategies
+from tests.samples import normal64 as normal
 
 FORMS = {"exact_sigreg": exact_sigreg, "bhep": bhep, "henze_zirkler": henze_zirkler}
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("D", [1, 2, 3, 4, 5, 16, 64, 255, 1024])
@@ -229,36 +225,6 @@ def test_mistakes_are_explained(form) -> None:  # type: ignore[no-untyped-def]
         form(torch.zeros(1, 3))
     with pytest.raises(ValueError, match=r"beta=-1"):
         bhep(torch.zeros(3, 3), -1)
-
-
-EVERY = {
-    "exact_sigreg": exact_sigreg,
-    "exact_sigreg unbiased": lambda z, **kw: exact_sigreg(z, unbiased=True, **kw),
-    "bhep": bhep,
-    "henze_zirkler": henze_zirkler,
-}
-
-
-@pytest.mark.parametrize("statistic", EVERY.values(), ids=EVERY)
-def test_a_mask_equals_removing_the_rows(statistic):
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(2, 23, 3, generator=generator, dtype=torch.float64)
-    mask = torch.rand(23, generator=generator) < 0.6
-    kept, masked = z[:, mask].requires_grad_(), torch.where(mask[:, None], z, torch.nan).requires_grad_()
-    expected, value = statistic(kept), statistic(masked, weights=mask)
-    torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
-    (grad,) = torch.autograd.grad(value.sum(), masked)
-    (theirs,) = torch.autograd.grad(expected.sum(), kept)
-    torch.testing.assert_close(grad[:, mask], theirs, rtol=1e-10, atol=1e-10)
-    assert not grad[:, ~mask].any()
-
-
-@pytest.mark.parametrize("statistic", EVERY.values(), ids=EVERY)
-def test_nothing_valid_is_0_without_gradient(statistic):
-    z = torch.full((7, 3), torch.nan, requires_grad=True)
-    value = statistic(z, weights=torch.zeros(7, dtype=torch.bool))
-    torch.testing.assert_close(value, torch.tensor(0.0), rtol=0, atol=0)
-    assert not torch.autograd.grad(value, z)[0].any()
 
 
 @pytest.mark.parametrize("unbiased", [False, True])

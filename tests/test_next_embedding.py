@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pool import on_ranks
 from torch import nn
 from torch.testing import assert_close
 
 from sigreg import SIGReg
 from sigreg.objective import NextEmbeddingLoss
+from tests.pool import on_ranks
 
 B, T, D = 12, 5, 6
 

@@ -4,12 +4,12 @@ import warnings
 
 import pytest
 import torch
-from test_regularizer import embeddings
 
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.objective import NextEmbeddingLoss
 from sigreg.regularizer import SampleAxisWarning
 from sigreg.sequences import SequenceSIGReg
+from tests.samples import normal
 
 
 def loss(lambda_param: float = 0.05) -> LeJEPALoss:
@@ -17,35 +17,35 @@ def loss(lambda_param: float = 0.05) -> LeJEPALoss:
 
 
 def test_the_prediction_is_the_distance_to_the_mean_of_the_global_views():
-    views = embeddings(5, 16, 8)
+    views = normal(5, 16, 8)
     by_hand = sum((view - (views[0] + views[1]) / 2).square().mean() for view in views) / 5
     torch.testing.assert_close(loss().components(views, num_global=2).prediction, by_hand)
 
 
 def test_the_gradient_flows_through_the_mean():
-    views = embeddings(2, 16, 8).requires_grad_()
+    views = normal(2, 16, 8).requires_grad_()
     loss(0.0)(views, num_global=1).backward()
     assert views.grad[0].any()
     torch.testing.assert_close(views.grad[0], -views.grad[1])
 
 
 def test_the_total_is_the_weighted_sum_of_its_parts():
-    total, prediction, sigreg = loss(0.2).components(embeddings(3, 16, 8))
+    total, prediction, sigreg = loss(0.2).components(normal(3, 16, 8))
     torch.testing.assert_close(total, 0.8 * prediction + 0.2 * sigreg)
 
 
 def test_a_list_and_a_stack_are_the_same():
-    views = embeddings(3, 16, 8)
+    views = normal(3, 16, 8)
     torch.testing.assert_close(loss()(views), loss()(list(views)), rtol=0, atol=0)
 
 
 def test_two_views_and_one_view_work():
-    assert loss()(embeddings(2, 16, 8)).isfinite()
-    assert loss().components(embeddings(1, 16, 8)).prediction == 0
+    assert loss()(normal(2, 16, 8)).isfinite()
+    assert loss().components(normal(1, 16, 8)).prediction == 0
 
 
 def test_a_step_decides_the_directions():
-    views, criterion = embeddings(3, 16, 8), LeJEPALoss(sigreg=SIGReg(num_slices=16))
+    views, criterion = normal(3, 16, 8), LeJEPALoss(sigreg=SIGReg(num_slices=16))
     first = criterion(views)
     assert criterion(views) != first
     assert criterion(views, step=0) == first == criterion.components(views, step=0).total
@@ -60,7 +60,7 @@ def test_what_is_no_sigreg_is_refused_at_construction(objective):
 
 
 def test_more_views_than_samples_in_one_tensor_are_a_warning_once():
-    views, criterion = embeddings(16, 4, 8), loss()
+    views, criterion = normal(16, 4, 8), loss()
     with pytest.warns(SampleAxisWarning, match=r"16 views of 4 samples; if the tensor is \(N, V, D\)"):
         criterion(views)
     with warnings.catch_warnings():
@@ -70,7 +70,7 @@ def test_more_views_than_samples_in_one_tensor_are_a_warning_once():
 
 
 def test_half_precision_views_give_a_float32_loss():
-    total, prediction, sigreg = loss().components(embeddings(2, 16, 8).bfloat16())
+    total, prediction, sigreg = loss().components(normal(2, 16, 8).bfloat16())
     assert total.dtype == prediction.dtype == sigreg.dtype == torch.float32
 
 

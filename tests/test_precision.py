@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-from pool import on_ranks
-from test_distributed import CHOICES, Problem
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.testing import assert_close
 
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.univariate import epps_pulley
+from tests.distributed_problem import CHOICES, Problem
+from tests.pool import on_ranks
 
 HALVES = [torch.bfloat16, torch.float16]
 

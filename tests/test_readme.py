@@ -1,7 +1,8 @@
-"""The READMEs' code runs, and their numbers are those of committed rows."""
+"""The READMEs' code runs, their links lead to files, and their numbers are those of committed rows."""
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -24,11 +25,19 @@ def test_every_python_block_runs(number):
     exec(compile(BLOCKS[number], f"README block {number}", "exec"), {})
 
 
-def test_every_linked_file_exists():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
-    assert not missing
+def test_every_link_of_a_document_to_a_file_leads_to_one():
+    run = subprocess.run(
+        ["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    documents = [ROOT / name for name in run.stdout.split("\0") if name]
+    links = [
+        (document, link)
+        for document in documents
+        for link in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8"))
+        if "://" not in link
+    ]
+    assert {ROOT / "README.md", ROOT / "docs/index.md"} < {document for document, _ in links}
+    assert [(str(d), link) for d, link in links if not (d.parent / link).exists()] == []
 
 
 def test_every_make_target_and_module_named_exists():

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from pool import on_ranks, outcomes
-from test_distributed import Problem
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.testing import assert_close
 
 from sigreg import LeJEPALoss, SIGReg
+from tests.distributed_problem import Problem
+from tests.pool import on_ranks, outcomes
 
 PROBLEM = Problem(split=(5, 3), dtype=torch.float32)
 

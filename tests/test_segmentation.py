@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from benchmarks import engine, masking, scenes
 from benchmarks.questions import segmentation
+from tests.samples import normal
 
 
 def config(*overrides):
@@ -21,10 +22,6 @@ def config(*overrides):
             "config",
             ["question=segmentation", "name=segmentation", "scale=smoke", "accelerator=cpu", *overrides],
         )
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_scenes_are_a_function_of_their_seed_whatever_their_number():
@@ -57,7 +54,7 @@ def test_no_colour_belongs_to_shapes():
 
 
 def test_otsu_leaves_the_least_variance_within_the_two_groups():
-    values = random(20, 30)
+    values = normal(20, 30)
     found = masking.otsu(values)
     for row, threshold in zip(values.double(), found, strict=True):
 
@@ -70,7 +67,7 @@ def test_otsu_leaves_the_least_variance_within_the_two_groups():
 
 
 def test_a_map_and_its_negative_give_the_same_mask():
-    maps = random(10, 7, 5)  # an odd number of patches: no mask covers half of them
+    maps = normal(10, 7, 5)  # an odd number of patches: no mask covers half of them
     found = masking.above(masking.oriented(maps))
     assert_close(masking.above(masking.oriented(-maps)), found)
     framed = torch.zeros(1, 6, 6)
@@ -79,7 +76,7 @@ def test_a_map_and_its_negative_give_the_same_mask():
 
 
 def test_the_first_component_is_that_of_scikit_learn():
-    tokens = random(3, 4, 5, 7) * torch.linspace(1, 3, 7)
+    tokens = normal(3, 4, 5, 7) * torch.linspace(1, 3, 7)
     for found, x in zip(masking.first_component(tokens), tokens, strict=True):
         expected = torch.from_numpy(PCA(1).fit_transform(x.flatten(0, 1).double().numpy()))[:, 0].float()
         sign = torch.sign((found.flatten() * expected).sum())
@@ -87,7 +84,7 @@ def test_the_first_component_is_that_of_scikit_learn():
 
 
 def test_the_shared_component_is_fitted_to_other_tokens():
-    of, tokens = (random(3, 4, 5, 7, seed=s) * torch.linspace(1, 3, 7) for s in (0, 1))
+    of, tokens = (normal(3, 4, 5, 7, seed=s) * torch.linspace(1, 3, 7) for s in (0, 1))
     pca = PCA(1).fit(of.flatten(0, 2).double().numpy())
     expected = torch.from_numpy(pca.transform(tokens.flatten(0, 2).double().numpy()))[:, 0].float()
     found = masking.shared_component(tokens, of).flatten()
@@ -142,7 +139,7 @@ def test_the_blind_disc_is_better_than_nothing_and_worse_than_the_truth():
 
 
 def test_a_written_map_is_read_again():
-    values = random(3, 4)
+    values = normal(3, 4)
     found = segmentation._read(segmentation._written(values))
     span = values.max() - values.min()
     expected = ((values - values.min()) / span * 15).numpy()

@@ -4,13 +4,13 @@ import warnings
 
 import pytest
 import torch
-from test_regularizer import embeddings
 from torch.testing import assert_close
 
 from sigreg import SIGReg
 from sigreg.directions import Subspaces, gaussian
 from sigreg.regularizer import SampleAxisWarning
 from sigreg.sequences import SequenceSIGReg
+from tests.samples import normal
 
 B, T, D = 12, 5, 4
 LENGTHS = torch.tensor([5, 3, 4, 5, 2, 5, 5, 3, 5, 4, 5, 5])
@@ -34,7 +34,7 @@ def by_loops(z, samples, window):
 @pytest.mark.parametrize("window", [None, 3, 2 * T - 1])
 @pytest.mark.parametrize("samples", ["per_step", "pooled", "both"])
 def test_padded_sequences_equal_loops_over_the_valid_steps(samples, window):
-    z = embeddings(B, T, D).double()
+    z = normal(B, T, D).double()
     padded = torch.where(MASK[..., None], z, torch.nan).requires_grad_()
     leaf = z.clone().requires_grad_()
     criterion = SequenceSIGReg(SIGReg(num_slices=8), samples=samples, window=window)
@@ -53,7 +53,7 @@ def test_bad_settings_are_named(settings):
 
 
 def test_few_samples_beside_a_large_leading_axis_are_a_warning_once():
-    sigreg, z = SIGReg(num_slices=4), embeddings(64, 5, D)
+    sigreg, z = SIGReg(num_slices=4), normal(64, 5, D)
     with pytest.warns(SampleAxisWarning, match="transpose"):
         sigreg(z)
     with warnings.catch_warnings():
@@ -65,7 +65,7 @@ def test_few_samples_beside_a_large_leading_axis_are_a_warning_once():
 
 
 def test_subspaces_equal_the_mean_over_subspaces():
-    z = embeddings(40, 32).double()
+    z = normal(40, 32).double()
     K, kind = 64, Subspaces(4, 8)
     P = kind.basis(32, seed=0, device=None, dtype=torch.float64)  # (D, number, size)
     assert_close(P.flatten(1).T @ P.flatten(1), torch.eye(32, dtype=torch.float64))

@@ -1,10 +1,7 @@
 """One table, statistics x promises.  A cell that is skipped says why."""
 
-import functools
 import math
-import threading
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,92 +12,15 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from sigreg import SIGReg, univariate
-from sigreg.collectives import BatchGroup
 from sigreg.directions import gaussian
-from sigreg.sample import Sample
-from sigreg.univariate.statistic import parse
-from tests import oracles, strategies
-from tests.oracles import Oracle
+from tests import strategies
+from tests.contract import BY_SUMS, SHAPES, TABLE, bind, over_two_ranks, promise
+from tests.samples import normal64 as normal
 from tests.strategies import Case
-
-BLIND = "blind to location and scale by definition"
-SHAPELESS = "sees mean and standard deviation only, which this alternative shares with N(0,1)"
-MOMENTS = "sees four moments only, which this alternative shares with N(0,1) (Theorem 3)"
-CONVEX = "subtracts the pair (n, n), so its values scatter around 0 on normal samples by design"
-SPACINGS = "an estimate of a divergence from random spacings; large normal samples fall slightly below 0"
-OVERFLOW = "the sixth moment of 1e4, squared, is beyond float32 (the docstring says so)"
-
-
-def bind(choice, **settings) -> Callable[..., Tensor]:
-    """What SIGReg computes of each slice for a choice: the weighted sum of its members."""
-    members = parse(choice, settings)
-
-    def statistic(x: Tensor, weights: Tensor | None = None, group=None) -> Tensor:
-        sample = Sample(x, weights, group)
-        return functools.reduce(Tensor.add, [m.weight * m(sample) for m in members])
-
-    return statistic
-
-
-class Row(NamedTuple):
-    statistic: Callable[..., Tensor]
-    oracle: Oracle
-    skips: dict[str, str] = {}  # noqa: RUF012 (never written to)
-
-
-SHAPES = ("uniform", "Laplace", "bimodal", "heavy-tailed", "same first four moments")
-TABLE = {
-    "epps_pulley": Row(bind("epps_pulley"), oracles.epps_pulley),
-    "epps_pulley unbiased": Row(
-        bind("epps_pulley", unbiased=True), oracles.epps_pulley_unbiased, {"non-negative": CONVEX}
-    ),
-    "epps_pulley accurate": Row(
-        bind("epps_pulley", grid="accurate"), functools.partial(oracles.epps_pulley, t_max=4.0, num_points=9)
-    ),
-    "jarque_bera": Row(
-        bind("jarque_bera"),
-        oracles.jarque_bera,
-        {"shifted": BLIND, "scaled": BLIND, "same first four moments": MOMENTS},
-    ),
-    "extended_jarque_bera": Row(
-        bind("extended_jarque_bera"), oracles.extended_jarque_bera, {"same first four moments": MOMENTS}
-    ),
-    "vcreg": Row(bind("vcreg"), oracles.vcreg, dict.fromkeys(SHAPES, SHAPELESS)),
-    "moments": Row(bind("moments"), oracles.moments, {"same first four moments": MOMENTS}),
-    "moments six": Row(
-        bind("moments", k_max=6),
-        functools.partial(oracles.moments, k_max=6),
-        dict.fromkeys(("1e4 wide", "a large constant"), OVERFLOW),
-    ),
-    "cramer_von_mises": Row(bind("cramer_von_mises"), oracles.cramer_von_mises),
-    "watson": Row(bind("watson"), oracles.watson),
-    "anderson_darling": Row(bind("anderson_darling"), oracles.anderson_darling),
-    "shapiro_francia": Row(
-        bind("shapiro_francia"), oracles.shapiro_francia, {"shifted": BLIND, "scaled": BLIND}
-    ),
-    "shapiro_francia scale": Row(bind("shapiro_francia", scale=True), oracles.shapiro_francia_scale),
-    "vasicek_entropy": Row(bind("vasicek_entropy"), oracles.vasicek_entropy, {"non-negative": SPACINGS}),
-    "mixed": Row(bind({"epps_pulley": 1.0, "vcreg": 0.1, "cramer_von_mises": 2.0}), oracles.mixed),
-}
-MERGEABLE = ("epps_pulley", "jarque_bera", "extended_jarque_bera", "vcreg", "moments")
-BY_SUMS = [key for key in TABLE if key.split()[0] in MERGEABLE]
-
-
-def promise(name: str = "", rows: list[str] | None = None) -> pytest.MarkDecorator:
-    """Run a test for every row, or skip the cell with the reason written in the table."""
-    cells = []
-    for key in rows or TABLE:
-        reason = TABLE[key].skips.get(name)
-        cells.append(pytest.param(key, marks=pytest.mark.skip(reason=reason) if reason else ()))
-    return pytest.mark.parametrize("key", cells)
 
 
 def column(x: np.ndarray | list[float], dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.as_tensor(np.asarray(x), dtype=dtype).unsqueeze(-1)  # (N, 1)
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def test_every_statistic_of_the_package_has_a_row() -> None:
@@ -147,7 +67,7 @@ def test_float32_stays_close_to_float64(key: str, x: np.ndarray) -> None:
 
 @promise()
 def test_hundred_thousand_samples_keep_three_digits_in_float32(key: str) -> None:
-    x = normal(100_000, 1, dtype=torch.float32)
+    x = normal(100_000, 1).float()
     statistic = TABLE[key].statistic
     expected = statistic(x.double()).float()
     assert_close(statistic(x), expected, rtol=1e-3, atol=1.0 if key == "vasicek_entropy" else 2e-3)
@@ -199,9 +119,9 @@ HARD = {
     "ties": torch.tensor([-1.0, -1.0, 0.0, 0.0, 0.0, 2.0, 2.0, 2.0, 3.0]).unsqueeze(-1),
     "two equal samples": torch.ones(2, 1),
     "two samples": torch.tensor([[-1.0], [2.0]]),
-    "spread of 1e-6": 1e-6 * normal(9, 1, dtype=torch.float32),
-    "spread of 1e-12": 1e-12 * normal(9, 1, dtype=torch.float32),
-    "1e4 wide": 1e4 * normal(64, 1, dtype=torch.float32),
+    "spread of 1e-6": 1e-6 * normal(9, 1).float(),
+    "spread of 1e-12": 1e-12 * normal(9, 1).float(),
+    "1e4 wide": 1e4 * normal(64, 1).float(),
     "tails": torch.tensor([-40.0, -15.0, -11.0, 0.0, 11.0, 15.0, 40.0]).unsqueeze(-1),
 }
 
@@ -273,47 +193,6 @@ def test_rotation_leaves_the_expected_sigreg_alone(key: str) -> None:
     one, other = TABLE[key].statistic(z @ a), TABLE[key].statistic(z @ rotation @ b)
     error = (one.var() / 4000 + other.var() / 4000).sqrt()
     assert abs(float(one.mean() - other.mean())) < 3 * float(error)
-
-
-class Threads(BatchGroup):
-    """Two ranks as two threads: sums and gathers meet at a barrier, and stay differentiable."""
-
-    def __init__(self, rank: int, board: dict[int, list[Tensor]], barrier: threading.Barrier) -> None:
-        self.group, self.size = None, 2
-        self.rank, self.board, self.barrier = rank, board, barrier
-        self.gathers = 0
-
-    def _exchange(self, *mine: Tensor) -> list[list[Tensor]]:
-        self.board[self.rank] = list(mine)
-        self.barrier.wait()
-        both = [self.board[0], self.board[1]]
-        self.barrier.wait()
-        return both
-
-    def all_reduce(self, *parts: Tensor) -> tuple[Tensor, ...]:
-        return tuple(a + b for a, b in zip(*self._exchange(*parts), strict=True))
-
-    def all_gather(self, *parts: Tensor) -> tuple[Tensor, ...]:
-        self.gathers += 1
-        return tuple(torch.cat(both, dim=-2) for both in zip(*self._exchange(*parts), strict=True))
-
-
-def over_two_ranks(
-    statistic: Callable[..., Tensor], parts: list[Tensor], weights: list[Tensor | None] | None = None
-) -> tuple[list[Tensor], list["Threads"]]:
-    barrier, board, values = threading.Barrier(2, timeout=20), {}, [torch.empty(0)] * 2
-    ranks = [Threads(r, board, barrier) for r in range(2)]
-    weights = [None, None] if weights is None else weights
-
-    def work(r: int) -> None:
-        values[r] = statistic(parts[r], weights=weights[r], group=ranks[r])
-
-    threads = [threading.Thread(target=work, args=(r,)) for r in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return values, ranks
 
 
 @promise(rows=BY_SUMS)

@@ -15,7 +15,7 @@ from sigreg import SIGReg
 from sigreg.directions import gaussian
 from sigreg.univariate import epps_pulley, moments
 from tests import oracles, strategies
-from tests.test_statistics import bind
+from tests.contract import bind
 
 GRIDS = {"3/17": (3.0, 17), "4/9": (4.0, 9), "5/17": (5.0, 17)}
 every_grid = pytest.mark.parametrize(("t_max", "num_points"), GRIDS.values(), ids=GRIDS)

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from sigreg import SIGReg
 from sigreg.univariate import anderson_darling
-from tests.test_statistics import TABLE, normal, promise
+from tests.contract import TABLE, promise
+from tests.samples import normal64 as normal
 
 DISTANCES = [1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6]
 EPS = torch.finfo(torch.float32).eps
@@ -31,7 +32,7 @@ def test_gradient_of_a_far_sample_is_float64_s(key: str, distance: float, sign: 
     powers = HIGHEST_POWER.get(key, 0)
     if powers and distance > {4: 1e4, 6: 1e3}[powers]:
         pytest.skip("documented: the moments of such a sample leave float32")
-    x = normal(32, 1, dtype=torch.float32)
+    x = normal(32, 1).float()
     x[7] = sign * distance
     statistic = TABLE[key].statistic
     ours, exact = gradient(statistic, x).double(), gradient(statistic, x.double())
@@ -57,7 +58,7 @@ def test_anderson_darling_s_gradient_grows_like_that_of_a_parabola(distance: flo
 
 
 def test_one_far_coordinate_gives_a_finite_gradient_through_sigreg() -> None:
-    z = normal(32, 8, dtype=torch.float32)
+    z = normal(32, 8).float()
     z[3, 2] = 1e5
     ours = gradient(SIGReg("anderson_darling", num_slices=256).eval(), z)
     exact = gradient(SIGReg("anderson_darling", num_slices=256).eval(), z.double())

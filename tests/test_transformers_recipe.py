@@ -1,4 +1,4 @@
-"""The recipe for Transformers: its text and its report here, its training where transformers is installed."""
+"""The recipe for Transformers: its text and its report; tests/hosts/test_recipe.py trains it."""
 
 import json
 from pathlib import Path
@@ -84,11 +84,3 @@ def test_the_report_shows_what_the_readme_says_of_the_embeddings():
     assert 1 < with_it["SIGReg"] < without["SIGReg"] / 10
     assert 1 < with_it["loss of the masked bytes"] / without["loss of the masked bytes"] < 1.05
     assert with_it["top-1 retrieval"] <= without["top-1 retrieval"] < 0.03
-
-
-def test_accumulation_and_padding_change_nothing_where_transformers_is_installed(tmp_path, passages):
-    pytest.importorskip("transformers", reason="transformers is not installed; tests/hosts runs the recipe")
-    from integrations.transformers import checks
-
-    found = checks.compare(text.rows(passages[: checks.BATCH]), 0.05)
-    assert found["4 microbatches"]["gradient differs by"] < 1e-5

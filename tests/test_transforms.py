@@ -12,7 +12,7 @@ from sigreg import SIGReg
 from sigreg.directions import DIRECTIONS, Subspaces
 from sigreg.functional import sigreg
 from sigreg.univariate import STATISTICS
-from tests.test_statistics import normal
+from tests.samples import normal64 as normal
 
 # torch's own decompositions, imported by jvp, are scripted
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
@@ -164,15 +164,3 @@ def test_a_module_in_training_mode_says_why_torch_func_cannot_run_it() -> None:
     with pytest.raises(RuntimeError, match="pass step=, use eval mode"):
         torch.func.grad(module)(z)
     assert_close(torch.func.grad(lambda z: module(z, step=0))(z), torch.func.grad(module.eval())(z))
-
-
-@every_choice
-def test_double_backward(choice) -> None:
-    z, A = problem()
-    z.requires_grad_()
-    (grad,) = torch.autograd.grad(sigreg(z, A, statistic=choice), z, create_graph=True)
-    (second,) = torch.autograd.grad(grad.square().sum(), z)
-    expected = torch.func.grad(
-        lambda z: torch.func.grad(lambda z: sigreg(z, A, statistic=choice))(z).square().sum()
-    )(z.detach())
-    assert_close(second, expected)

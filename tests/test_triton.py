@@ -17,7 +17,7 @@ TRITON = """
 import torch
 from sigreg import kernels
 from sigreg.sample import Sample
-from tests.test_kernels import assert_near, problem, reference
+from tests.kernel_cases import assert_near, problem, reference
 
 def sliced(z, A, weights=None, **settings):
     return kernels.sliced_epps_pulley(Sample(z, weights), A, backend="triton", **settings).mean()

@@ -16,15 +16,11 @@ from sigreg.multivariate import bhep, exact_sigreg, henze_zirkler
 from sigreg.objective import NextEmbeddingLoss
 from sigreg.sequences import SequenceSIGReg
 from sigreg.univariate import STATISTICS, epps_pulley
-from tests.test_kernels import backend  # noqa: F401 (a fixture: every kernel)
-from tests.test_statistics import TABLE, normal, over_two_ranks, promise
+from tests.contract import MANY, TABLE, over_two_ranks, promise
+from tests.samples import mask_of
+from tests.samples import normal64 as normal
 
 WEIGHTED = [key for key in TABLE if key != "vasicek_entropy"]
-MANY = 1e-10  # what float64 leaves of the promise, relative to numbers of order 1
-
-
-def mask_of(*shape: int, share: float = 0.6, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < share
 
 
 def value_and_gradient(statistic, x: Tensor, **kwargs) -> tuple[Tensor, Tensor]:
@@ -105,7 +101,7 @@ def test_weights_leave_the_expected_value_under_a_gaussian(kind: str) -> None:
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
-def test_weights_in_a_kernel_are_those_of_the_definition(backend, unbiased: bool) -> None:  # noqa: F811
+def test_weights_in_a_kernel_are_those_of_the_definition(backend, unbiased: bool) -> None:
     z, A = normal(3, 17, 5).requires_grad_(), gaussian(5, 70, dtype=torch.float64)
     w = torch.rand(3, 17, dtype=torch.float64) * torch.tensor([[1.0], [2.0], [0.5]])  # totals differ by view
     t = torch.linspace(0, 3, 17, dtype=torch.float64)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from benchmarks.kernel_count import count
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.objective import NextEmbeddingLoss
-from tests.test_weights import mask_of
+from tests.kernel_count import count
+from tests.samples import mask_of
 
 
 @pytest.mark.parametrize("kind", ["mask", "floats"])

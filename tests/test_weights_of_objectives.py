@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from pool import on_ranks
 from torch import Tensor
 from torch.testing import assert_close
 
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.objective import NextEmbeddingLoss
-from tests.test_statistics import normal
-from tests.test_weights import MANY, mask_of
+from tests.contract import MANY
+from tests.pool import on_ranks
+from tests.samples import mask_of
+from tests.samples import normal64 as normal
 
 
 @pytest.mark.parametrize("share", [None, 0.5])

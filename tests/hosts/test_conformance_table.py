@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from pool import on_ranks
 
 from sigreg.conformance import check
 from sigreg.conformance.__main__ import parsed, versions
+from tests.pool import on_ranks
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "conformance.md").read_text()
 TABLES = dict(

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 import torch
-from host_parity import assert_same_value_and_gradient, embeddings, on_this_rank, seeded_by_step
-from pool import on_ranks
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sigreg_adapters.eb_jepa import BCS
+from tests.host_parity import assert_same_value_and_gradient, embeddings, on_this_rank, seeded_by_step
+from tests.pool import on_ranks
 
 SOURCE = os.environ.get("EB_JEPA_SOURCE")
 pytestmark = pytest.mark.skipif(not SOURCE, reason="EB_JEPA_SOURCE names no clone of eb_jepa")

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import stable_worldmodel.wm.loss as worldmodel
 import torch
-from convention_losses import (
+from stable_pretraining.methods import lejepa as pretraining
+from torch import Tensor
+from torch.testing import assert_close
+
+from sigreg import SIGReg
+from sigreg.conventions import convert_lambda
+from sigreg.objective import NextEmbeddingLoss
+from tests.convention_losses import (
     LAMBDA,
     SLICES,
     STAND_INS,
@@ -18,14 +25,7 @@ from convention_losses import (
     ours,
     views,
 )
-from host_parity import embeddings, from_the_global_generator, seeded_by_step
-from stable_pretraining.methods import lejepa as pretraining
-from torch import Tensor
-from torch.testing import assert_close
-
-from sigreg import SIGReg
-from sigreg.conventions import convert_lambda
-from sigreg.objective import NextEmbeddingLoss
+from tests.host_parity import embeddings, from_the_global_generator, seeded_by_step
 
 SOURCES = {name: os.environ.get(f"{name}_SOURCE") for name in ("EB_JEPA", "STABLE_WORLDMODEL")}
 

@@ -6,14 +6,6 @@ import warnings
 import pytest
 import stable_pretraining as spt
 import torch
-from host_parity import (
-    assert_ranks_equal_one,
-    assert_same_value_and_gradient,
-    embeddings,
-    on_this_rank,
-    seeded_by_step,
-)
-from pool import on_ranks
 from stable_pretraining.forward import simclr
 from stable_pretraining.methods import lejepa as host
 from torch import Tensor, nn
@@ -22,6 +14,13 @@ from torch.utils.data import DataLoader
 
 import sigreg
 from sigreg_adapters.stable_pretraining import SlicedEppsPulley, lejepa
+from tests.host_parity import (
+    assert_same_value_and_gradient,
+    embeddings,
+    on_this_rank,
+    seeded_by_step,
+)
+from tests.pool import on_ranks
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_slices": 67, "t_max": 5.0, "n_points": 21}])
@@ -38,10 +37,6 @@ def test_the_hosts_objective_with_it_is_the_hosts():
     assert_same_value_and_gradient(*losses, z)
 
 
-def build() -> SlicedEppsPulley:
-    return SlicedEppsPulley(num_slices=16)
-
-
 def build_hosts() -> nn.Module:
     return host.SlicedEppsPulley(num_slices=16)
 
@@ -54,11 +49,6 @@ def call_hosts(criterion: nn.Module, z: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its all_reduce is deprecated
         return criterion(z.float()).double()
-
-
-@pytest.mark.parametrize("split", [(8, 8), (11, 5)])
-def test_two_ranks_equal_one(split):
-    assert_ranks_equal_one(build, call, (16,), split, on_ranks)
 
 
 def test_the_hosts_ranks_have_twice_the_value_of_their_half():

@@ -1,8 +1,6 @@
 """What a GPU would run, counted on tensors without data: kernels launched, bytes moved, memory held.
 
-The time computed from these is a model, not a measurement.  A kernel takes as long as its launch or as moving
-its bytes, whichever is longer; arithmetic is free, an operator is one kernel, and every tensor comes from the
-device's memory rather than from a cache.
+An operator counts as one kernel, whose tensors come from the device's memory rather than from a cache.
 """
 
 from __future__ import annotations
@@ -15,9 +13,6 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-LAUNCH = 5e-6  # seconds: what PyTorch's host side takes for an operator
-BANDWIDTH = 2e12  # bytes a second: an A100 of 80 GB
 
 # operators that launch no kernel: views, allocation, questions about a tensor
 NO_KERNEL = (
@@ -34,7 +29,6 @@ class KernelCount(TorchDispatchMode):
         super().__init__()
         self.kernels: Counter[str] = Counter()
         self.bytes = 0
-        self.seconds = 0.0  # of the model
         self.transfers: list[str] = []
         self.peak = 0  # bytes of all tensors that were alive at once, those of the caller not counted
         self._alive: dict[int, int] = {}
@@ -48,10 +42,8 @@ class KernelCount(TorchDispatchMode):
         given = {k: v for k, v in (kwargs or {}).items() if k != "out"}  # written once, as the result
         tensors = [t for t in tree_leaves((args, given, out)) if isinstance(t, Tensor)]
         devices = {t.device.type for t in tensors if t.ndim > 0 or t.device.type != "cpu"}
-        moved = sum(_bytes(t) for t in tensors)
         self.kernels[name] += 1
-        self.bytes += moved
-        self.seconds += max(LAUNCH, moved / BANDWIDTH)
+        self.bytes += sum(_bytes(t) for t in tensors)
         if name == "_local_scalar_dense" or len(devices) > 1:
             self.transfers.append(f"{name} {sorted(devices)}")
         return out
