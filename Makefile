@@ -46,8 +46,8 @@ transformers: .venv-hosts/installed
 
 .venv-hosts/installed: constraints-hosts.txt
 	$(PYTHON) -m venv .venv-hosts
-	.venv-hosts/bin/pip install --quiet -c constraints-hosts.txt -e '.[dev]' \
-		stable-worldmodel stable-pretraining imageio transformers accelerate
+	.venv-hosts/bin/pip install --quiet -c constraints-hosts.txt \
+		-e '.[dev,transformers,stable-pretraining,stable-worldmodel]'
 	touch $@
 
 # The site, in docs/_build/html; warnings are errors.  Its tutorial trains a small network.

@@ -24,10 +24,10 @@ MICROBATCHES = (1, 2, 4, 8, 16, 32)
 DRAWS = 10
 
 
-def measured(draws: int = DRAWS) -> pd.DataFrame:
+def measured() -> pd.DataFrame:
     """Value and gradient of the mean over m microbatches, for the same embeddings and directions."""
     rows = []
-    for draw in range(draws):
+    for draw in range(DRAWS):
         z = SPREAD * torch.randn(N, D, generator=torch.Generator().manual_seed(draw))
         for unbiased in (False, True):
             sigreg = SIGReg(seed=draw, unbiased=unbiased).eval()

@@ -12,8 +12,6 @@ from benchmarks import picture
 from benchmarks.choices import difference
 from benchmarks.report import markdown, spread
 
-UNTESTED = "The test images and the draws of labels are the same in every run."
-
 
 def probes(frame: pd.DataFrame) -> dict[str, str]:
     """The two accuracies that are shown: a linear probe with the most labels, k-NN with the least."""

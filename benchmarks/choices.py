@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,19 +50,23 @@ def at_edge(frame: pd.DataFrame, over: str, value: float) -> bool:
     return value in (tried.min(), tried.max())
 
 
-def paired(one: pd.Series, other: pd.Series, level: float = 0.95) -> tuple[float, float, float, int]:
+def student(values: Any) -> tuple[float, float, float]:
+    """Mean and its 95 % interval by Student's t; NaN where there are too few values."""
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    mean = float(values.mean()) if n else math.nan
+    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    return mean, mean - half, mean + half
+
+
+def paired(one: pd.Series, other: pd.Series) -> tuple[float, float, float, int]:
     """Mean difference of two series indexed by seed, its Student interval, and the number of pairs.
 
     Runs of one seed share initialisation and label draws (and the order of images, where the batch is the
     same).
     """
-    difference = (one - other).dropna().astype(float)
-    n = len(difference)
-    mean = float(difference.mean()) if n else math.nan
-    if n < 2:
-        return mean, math.nan, math.nan, n
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * difference.std() / math.sqrt(n))
-    return mean, mean - half, mean + half, n
+    difference = (one - other).dropna()
+    return *student(difference), len(difference)
 
 
 def difference(one: pd.DataFrame, other: pd.DataFrame, column: str = "accuracy") -> str:
@@ -79,10 +84,8 @@ def rank_correlation(x: pd.Series, y: pd.Series) -> float:
     return float(stats.spearmanr(x, y).statistic)
 
 
-def bootstrap(
-    frame: pd.DataFrame, x: str, y: str, unit: list[str], draws: int = 1000, level: float = 0.95
-) -> tuple[float, float]:
-    """Interval of Spearman's correlation when settings (`unit`) are drawn again with replacement.
+def bootstrap(frame: pd.DataFrame, x: str, y: str, unit: list[str], draws: int = 1000) -> tuple[float, float]:
+    """95 % interval of Spearman's correlation when settings (`unit`) are drawn again with replacement.
 
     A setting is drawn with all its seeds: seeds of one setting are no independent evidence about the order of
     settings.
@@ -96,5 +99,5 @@ def bootstrap(
             found.append(np.corrcoef(stats.rankdata(drawn, axis=0).T)[0, 1])
     if not found:
         return math.nan, math.nan
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)

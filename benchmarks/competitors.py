@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.provenance import resident
 from sigreg import SIGReg
 
 Loss = Callable[[Tensor], Tensor]
@@ -182,12 +183,6 @@ def on_gpu(loss: Loss, z: Tensor) -> dict[str, float]:
     return {"launches": len(kernels), "busy_ms": busy, "extra_mib": extra}
 
 
-def _resident(field: str) -> int:
-    """VmRSS or VmHWM of this process in KiB (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+)", status)[1])  # type: ignore[index]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name")
@@ -203,10 +198,10 @@ def main() -> None:
         tiny = arguments.case._replace(V=1, N=8, K=8)
         step(IMPLEMENTATIONS[arguments.name](tiny), tiny.embeddings("cpu"))
     _return_to_system()
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the resident peak starts anew
     step(loss, z)
-    print((_resident("VmHWM") - before) / 1024)
+    print((resident("VmHWM") - before) / 2**20)
 
 
 def _return_to_system() -> None:

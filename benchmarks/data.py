@@ -29,7 +29,7 @@ class Images(NamedTuple):
     test_labels: Tensor
 
 
-def check(data: str, root: str, size: int | None = None) -> None:
+def check(data: str, root: str) -> None:
     """Raises ValueError when `load` could not find such images."""
     if data in NAMES:
         return
@@ -49,7 +49,7 @@ def load(
     data: str = "digits", root: str = "data", size: int | None = None, images: int | None = None
 ) -> Images:
     """The images of a name or a folder; the first `images` a class for training, where given."""
-    check(data, root, size)
+    check(data, root)
     if data == "digits":
         loaded = _digits()
     elif data in NAMES:

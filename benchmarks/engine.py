@@ -23,8 +23,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks import data, provenance
-from benchmarks.rows import Table, cell, cells
-from sigreg import multivariate
+from benchmarks.rows import Table, cell, cells, compared
 from sigreg.directions import DIRECTIONS
 from sigreg.univariate import STATISTICS
 
@@ -34,8 +33,7 @@ NOT_RECORDED = {"name", "sweep", "verdict", "results", "checkpoints", "hydra"}
 NOT_COMPARED = {"threads", "accelerator", "devices", "data_root"}  # where and how a run goes, not what it is
 
 # Sweeps over everything the library has, whatever it has by now.
-CLOSED = ["exact_sigreg"] if hasattr(multivariate, "exact_sigreg") else []
-EVERY_STATISTIC = [*sorted(STATISTICS), *CLOSED, "none"]
+EVERY_STATISTIC = [*sorted(STATISTICS), "exact_sigreg", "none"]
 OmegaConf.register_new_resolver("statistics", lambda: ",".join(EVERY_STATISTIC), replace=True)
 OmegaConf.register_new_resolver("directions", lambda: ",".join(sorted(DIRECTIONS)), replace=True)
 
@@ -149,7 +147,7 @@ class Progress(Callback):
 
     def _warn_of_others(self, config: DictConfig, planned: list[dict[str, Any]]) -> None:
         """Rows that no run here matches in some key: a default may have changed since, and they stay."""
-        others = Table(config.name, config.results).outside(planned)
+        _, others = compared(Table(config.name, config.results).rows(), planned)
         others = [row for row in others if row.get("scale") == config.scale]
         for key in dict.fromkeys(key for settings in planned for key in settings):
             here = {cell(settings[key]) for settings in planned if key in settings}

@@ -13,12 +13,13 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import pandas as pd
 
 from benchmarks import engine
 from benchmarks.provenance import ROOT, git
-from benchmarks.rows import cell, outside
+from benchmarks.rows import cell, compared
 
 TRAINING = ("benchmarks/training.py", "benchmarks/augment.py", "benchmarks/probes.py")
 CORE = tuple(  # what `sigreg` stands for: all that a loss or a statistic runs, not the tools beside them
@@ -29,7 +30,6 @@ CORE = tuple(  # what `sigreg` stands for: all that a loss or a statistic runs, 
         "univariate",
     )
 )
-LIBRARY = ("sigreg", "benchmarks/competitors.py")
 # Commits that changed measured code and no number of these questions' rows, and why that is so.
 UNTIMED = ("architectures", "grid_error", "model_selection", "segmentation", "small_batch", "stability")
 ON_CORE = (
@@ -71,13 +71,22 @@ def measured_code(module: ModuleType) -> tuple[str, ...]:
         "benchmarks.training" in (getattr(x, "__name__", ""), getattr(x, "__module__", ""))
         for x in vars(module).values()
     )
-    code = getattr(module, "measured_code", TRAINING if trains else LIBRARY)
+    code = getattr(module, "measured_code", TRAINING if trains else ("sigreg",))
     return (*(part for name in code for part in (CORE if name == "sigreg" else (name,))), own)
 
 
+class Change(NamedTuple):
+    """What of some code differs from that of a commit."""
+
+    files: tuple[str, ...]
+    """Those that differ."""
+    mends: tuple[str, ...] = ()
+    """The harmless commits without which other files would differ."""
+
+
 @functools.cache
-def changed(commit: str, code: tuple[str, ...], harmless: tuple[str, ...] = ()) -> tuple[str, ...] | None:
-    """The files of `code` that differ from those of a commit; None when there is no such commit here.
+def changed(commit: str, code: tuple[str, ...], harmless: tuple[str, ...] = ()) -> Change | None:
+    """How `code` differs from that of a commit; None when there is no such commit here.
 
     What the commits of `harmless` changed, from the oldest on, does not count.
     """
@@ -86,26 +95,31 @@ def changed(commit: str, code: tuple[str, ...], harmless: tuple[str, ...] = ()) 
         differ = git("diff", "--name-only", commit, "--", *wanted).splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
-    found = []
+    found: list[str] = []
+    applied: set[str] = set()
     for name in differ:
-        names = wanted.get(name, "").split(",") if wanted.get(name) else []
+        names = tuple(wanted[name].split(",")) if wanted.get(name) else ()
         now = (ROOT / name).read_text(encoding="utf-8") if (ROOT / name).exists() else ""
         if not name.endswith(".py"):
             continue
-        before = _code(_at(commit, name), names)
+        before, mends = _code_at(commit, name, names), set()
         for mend in harmless:
-            if before == _code(_at(f"{mend}^", name), names):
-                before = _code(_at(mend, name), names)
+            if before == _code_at(f"{mend}^", name, names) != _code_at(mend, name, names):
+                before = _code_at(mend, name, names)
+                mends.add(mend)
         if before != _code(now, names):
             found.append(name)
-    return tuple(found)
+        else:
+            applied |= mends
+    return Change(tuple(found), tuple(mend for mend in harmless if mend in applied))
 
 
-def _at(commit: str, name: str) -> str:
+@functools.cache
+def _code_at(commit: str, name: str, names: tuple[str, ...]) -> list[str]:
     try:
-        return git("show", f"{commit}:{name}")
+        return _code(git("show", f"{commit}:{name}"), names)
     except subprocess.CalledProcessError:
-        return ""  # the file is newer
+        return []  # the file is newer
 
 
 def _code(source: str, names: Iterable[str]) -> list[str]:
@@ -150,15 +164,16 @@ def stale(name: str, rows: pd.DataFrame) -> str:
     """What to say of rows of one question that other code measured; empty when none is stale."""
     code = measured_code(engine.module(name))
     harmless = tuple(commit for commit, (questions, _) in HARMLESS.items() if name in questions)
-    parts, unknown, before = [], 0, 0
+    parts, unknown, before, mends = [], 0, 0, set()
     for commit, own in rows.groupby(rows.commit.astype(str), sort=True):
-        files = changed(str(commit), code, harmless)
-        if harmless and files == () and changed(str(commit), code):
-            before += len(own)
-        if files is None:
+        change = changed(str(commit), code, harmless)
+        if change is None:
             unknown += len(own)
-        elif files:
-            parts.append((len(own), str(commit), files))
+        elif change.files:
+            parts.append((len(own), str(commit), change.files))
+        elif change.mends:
+            before += len(own)
+            mends |= {*change.mends}
     said = ""
     if parts:
         names = sorted({Path(file).name for _, _, found in parts for file in found})
@@ -169,9 +184,15 @@ def stale(name: str, rows: pd.DataFrame) -> str:
     if unknown:
         said += f" {unknown} rows of {name} are of commits that this checkout does not have."
     if before:
-        reasons = "; ".join(f"{commit}: {HARMLESS[commit][1]}" for commit in harmless)
-        said += f" {before} rows of {name} are from before a change that leaves them as they are ({reasons})."
+        commits = ", ".join(f"`{commit}`" for commit in harmless if commit in mends)
+        said += f" {before} rows of {name} are from before changes that leave them as they are ({commits})."
     return said.strip()
+
+
+def reasons(text: str) -> str:
+    """Why the commits that `stale` names in a text leave rows as they are; empty when it names none."""
+    found = [f"- `{commit}`: {why}." for commit, (_, why) in HARMLESS.items() if f"`{commit}`" in text]
+    return "\n".join(["## Changes that leave rows as they are\n", *found, ""]) if found else ""
 
 
 def command(name: str, scale: str, rows: pd.DataFrame) -> str:
@@ -185,10 +206,9 @@ def command(name: str, scale: str, rows: pd.DataFrame) -> str:
         {str(key): "" if pd.isna(value) else cell(value) for key, value in row.items()}
         for row in rows.to_dict("records")
     ]
-    beside = len(outside(texts, planned))
-    missing = sum(len(outside(texts, [settings])) == len(texts) for settings in planned)
-    notes = [f"{missing} of its {len(planned)} settings have no row yet"] if missing else []
-    notes += [f"{beside} rows above are of other settings"] if beside else []
+    missing, outside = compared(texts, planned)
+    notes = [f"{len(missing)} of its {len(planned)} settings have no row yet"] if missing else []
+    notes += [f"{len(outside)} rows above are of other settings"] if outside else []
     return line + (f" ({'; '.join(notes)})" if notes else "")
 
 

@@ -56,14 +56,20 @@ def panels(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=INK)
-    if note:
-        figure.supxlabel(fill(note, int(width * 15)), x=0.01, ha="left", fontsize=8.5, color=GREY)
+    heading(figure, title, note)
     axes = [ax for row in grid for ax in row]
     for ax in axes:
         ax.grid(axis="y", color=PALE, linewidth=0.6)
         ax.set_axisbelow(True)
     return figure, axes
+
+
+def heading(figure: Figure, title: str, note: str = "") -> None:
+    """The title above all panels and the note below them."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=INK)
+    if note:
+        text = fill(note, int(figure.get_figwidth() * 15))
+        figure.supxlabel(text, x=0.01, ha="left", fontsize=8.5, color=GREY)
 
 
 def dataset(name: str) -> str:
@@ -142,6 +148,11 @@ def curve(
     return float(at[-1]), float(scale * stats["mean"].iloc[-1])
 
 
+def ranges(stats: pd.DataFrame) -> list[pd.Series]:
+    """Bars from the mean down to the least value and up to the greatest; rounding is not negative."""
+    return [(stats["mean"] - stats["min"]).clip(lower=0), (stats["max"] - stats["mean"]).clip(lower=0)]
+
+
 def name_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]], gap: float = 0.055) -> None:
     """Labels `(x, y, text, colour)` right of the axes, at the height of their lines, moved apart where they
     meet.
@@ -181,13 +192,13 @@ def _apart(heights: list[float], gap: float) -> list[float]:
     return [float(height) for height in placed]
 
 
-def baselines(ax: Axes, values: dict[str, float], scale: float = 100.0) -> None:
+def baselines(ax: Axes, values: dict[str, float]) -> None:
     """A dotted line for what pixels and an untrained network reach, named at the line's left end."""
     for i, (name, value) in enumerate(sorted(values.items(), key=lambda item: item[1])):
-        ax.axhline(scale * value, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
+        ax.axhline(100 * value, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
         ax.annotate(
-            f"{name} {scale * value:.1f}",
-            (0.01, scale * value),
+            f"{name} {100 * value:.1f}",
+            (0.01, 100 * value),
             xycoords=("axes fraction", "data"),
             xytext=(0, 2 if i else -2),
             textcoords="offset points",
@@ -197,4 +208,4 @@ def baselines(ax: Axes, values: dict[str, float], scale: float = 100.0) -> None:
         )
     if values:  # space for the lower label
         low, high = ax.get_ylim()
-        ax.set_ylim(min(low, scale * min(values.values()) - 0.07 * (high - low)), high)
+        ax.set_ylim(min(low, 100 * min(values.values()) - 0.07 * (high - low)), high)

@@ -84,15 +84,15 @@ def _reset_peak() -> None:
 
 def allocated() -> int:
     """Bytes in use now: on the GPU, else resident in this process."""
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else _resident("VmRSS")
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else resident("VmRSS")
 
 
 def _peak() -> int:
     """The most bytes since `_reset_peak`."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _resident("VmHWM")
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM")
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """VmRSS (now) or VmHWM (at most) of this process in bytes; without Linux, the most it ever had."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():

@@ -51,7 +51,9 @@ def write(arguments: list[str]) -> None:
         for scale, frame in frames(name, chosen.get("results"))
         if scale == chosen.get("scale", scale) and _has_rows_of_its_own(name, frame)
     ]
-    (out / "RESULTS.md").write_text("\n".join([HEAD, *sections]), encoding="utf-8")
+    reasons = origin.reasons("\n".join(sections))
+    text = "\n".join([HEAD, *sections, *([reasons] if reasons else [])])
+    (out / "RESULTS.md").write_text(text, encoding="utf-8")
     print(f"{len(sections)} sections in {out / 'RESULTS.md'}")
 
 
@@ -133,11 +135,11 @@ def _text(value: Any) -> str:
     return str(value).replace("|", r"\|")  # a bar would end the cell
 
 
-def spread(values: pd.Series, percent: bool = True) -> str:
-    """Mean, sd and number of runs, `93.7 ± 0.4 (n = 3)`, in percent for accuracies."""
+def spread(values: pd.Series, percent: bool = True, none: str = "none") -> str:
+    """Mean, sd and number of runs, `93.7 ± 0.4 (n = 3)`, in percent for accuracies; `none` without a run."""
     values = values.dropna().astype(float)
     if not len(values):
-        return "none"
+        return none
     mean, sd, number = values.mean(), values.std(), f"(n = {len(values)})"
     if percent:
         return (
@@ -146,23 +148,7 @@ def spread(values: pd.Series, percent: bool = True) -> str:
     return f"{mean:.3g} ± {sd:.2g} {number}" if len(values) > 1 else f"{mean:.3g} {number}"
 
 
-def means(
-    frame: pd.DataFrame,
-    rows: str | list[str],
-    columns: str | None = None,
-    values: tuple[str, ...] = ("accuracy",),
-    percent: bool = True,
-) -> str:
-    """Mean ± sd (n) over seeds: one line per `rows`, one column per value of `columns` (or per `values`)."""
-
-    def cell(values: pd.Series) -> str:
-        return spread(values, percent)
-
-    by = [rows] if isinstance(rows, str) else rows
-    filled = frame.assign(**{key: frame[key].astype(object).fillna("none") for key in [*by, columns] if key})
-    groups = filled.groupby([*by, columns] if columns else by, sort=True)
-    if columns is None:
-        return markdown(pd.DataFrame({v: groups[v].agg(cell) for v in values}))
-    pivot = groups[values[0]].agg(cell).unstack(columns, fill_value="")
-    pivot.columns = [f"{columns}={value}" for value in pivot.columns]
-    return markdown(pivot)
+def means(frame: pd.DataFrame, by: str, columns: list[str]) -> str:
+    """Mean ± sd (n) over seeds, in percent: a line for each value of `by`."""
+    groups = frame.groupby(by, sort=True)
+    return markdown(pd.DataFrame({column: groups[column].agg(spread) for column in columns}))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
@@ -34,29 +35,24 @@ def cells(settings: dict[str, Any]) -> tuple[str, ...]:
     return tuple(cell(value) for value in settings.values())
 
 
-def outside(rows: list[dict[str, str]], planned: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Those rows that are of none of the settings planned; a column that a row lacks counts as null."""
-    wanted: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
-    for settings in planned:
-        wanted.setdefault(tuple(settings), set()).add(cells(settings))
-    return [row for row in rows if not any(_values(row, keys) in found for keys, found in wanted.items())]
+def compared(
+    rows: list[dict[str, str]], wanted: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Those settings that no row has, and those rows that are of none of the settings.
+
+    A column that a row lacks counts as null.
+    """
+    asked = {(tuple(settings), cells(settings)) for settings in wanted}
+    kinds = {keys for keys, _ in asked}
+    values = [{(keys, tuple(row.get(key) or "" for key in keys)) for keys in kinds} for row in rows]
+    have = set().union(*values)
+    missing = [settings for settings in wanted if (tuple(settings), cells(settings)) not in have]
+    return missing, [row for row, own in zip(rows, values, strict=True) if not own & asked]
 
 
-def _values(row: dict[str, str], keys: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(row.get(key) or "" for key in keys)
-
-
-class _Settings:
-    """What rows hold under any keys, looked up once a combination of keys."""
-
-    def __init__(self, rows: list[dict[str, str]]) -> None:
-        self.rows = rows
-        self.found: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
-
-    def of(self, keys: tuple[str, ...]) -> set[tuple[str, ...]]:
-        if keys not in self.found:
-            self.found[keys] = {_values(row, keys) for row in self.rows}
-        return self.found[keys]
+def numbers(text: Any) -> np.ndarray:
+    """A list that a cell holds."""
+    return np.array([float(value) for value in str(text).split()])
 
 
 class Table:
@@ -88,13 +84,8 @@ class Table:
         return list(csv.DictReader(io.StringIO(text)))
 
     def missing(self, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Those settings that no row has yet; a column that a row lacks counts as null."""
-        have = _Settings(self.rows())
-        return [settings for settings in wanted if cells(settings) not in have.of(tuple(settings))]
-
-    def outside(self, planned: list[dict[str, Any]]) -> list[dict[str, str]]:
-        """The rows that are of none of these settings."""
-        return outside(self.rows(), planned)
+        """Those settings that no row has yet."""
+        return compared(self.rows(), wanted)[0]
 
     @contextlib.contextmanager
     def claim(self, settings: dict[str, Any]) -> Iterator[bool]:

@@ -29,13 +29,9 @@ extensions = [
     "readable_tables",
 ]
 exclude_patterns = ["_build", "demo"]
-suppress_warnings = [
-    "toc.not_readable",  # a page that is still being written is listed already
-    "myst.header",  # READMEs may leave out a level
-]
+suppress_warnings = ["myst.header"]  # READMEs may leave out a level
 
 # Markdown
-myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 nb_execution_mode = "auto"  # runs the tutorial, which is kept as text
 nb_execution_timeout = 120

@@ -49,9 +49,11 @@ def checkout(tmp_path, monkeypatch):
     git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a")
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     monkeypatch.setattr(origin, "ROOT", tmp_path)
-    origin.changed.cache_clear()
+    for kept in (origin.changed, origin._code_at):
+        kept.cache_clear()
     yield lambda old, new: (tmp_path / "recipe.py").write_text(RECIPE.replace(old, new))
-    origin.changed.cache_clear()
+    for kept in (origin.changed, origin._code_at):
+        kept.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -69,8 +71,8 @@ def checkout(tmp_path, monkeypatch):
 )
 def test_a_row_is_stale_when_the_code_it_measured_has_changed(checkout, old, new, whole, reached):
     checkout(old, new)
-    assert origin.changed("HEAD", ("recipe.py",)) == whole
-    assert origin.changed("HEAD", ("recipe.py:measure",)) == reached
+    assert origin.changed("HEAD", ("recipe.py",)).files == whole
+    assert origin.changed("HEAD", ("recipe.py:measure",)).files == reached
 
 
 def test_what_a_harmless_commit_changed_does_not_count_and_what_came_beside_it_does(checkout, monkeypatch):
@@ -82,18 +84,22 @@ def test_what_a_harmless_commit_changed_does_not_count_and_what_came_beside_it_d
     first, code = provenance.git("rev-parse", "HEAD"), ("recipe.py:measure",)
     checkout("math.sqrt(cfg)", "math.sqrt(cfg + 0)")
     mend = commit()
-    assert origin.changed(first, code) == ("recipe.py",)
-    assert origin.changed(first, code, (mend,)) == ()
-    assert origin.changed(mend, code, (mend,)) == ()
-    monkeypatch.setitem(origin.HARMLESS, mend, (("theory",), "it adds nothing"))
+    checkout("math.sqrt(cfg)", "math.sqrt(cfg + 0)  # later")
+    other = commit()  # changes nothing that was measured
+    assert origin.changed(first, code) == (("recipe.py",), ())
+    assert origin.changed(first, code, (mend, other)) == ((), (mend,))
+    assert origin.changed(mend, code, (mend, other)) == ((), ())
+    for harmless in (mend, other):
+        monkeypatch.setitem(origin.HARMLESS, harmless, (("theory",), f"it adds nothing to {harmless[:5]}"))
     monkeypatch.setattr(origin, "measured_code", lambda module: code)
     said = origin.stale("theory", pd.DataFrame({"commit": [first, mend]}))
-    assert said.startswith("1 rows of theory are from before a change that leaves them as they are (")
-    assert said.endswith(f"{mend}: it adds nothing).")
+    assert said == f"1 rows of theory are from before changes that leave them as they are (`{mend}`)."
+    assert origin.reasons(said).endswith(f"\n- `{mend}`: it adds nothing to {mend[:5]}.\n")
+    assert other not in origin.reasons(said)
     assert origin.stale("lambda", pd.DataFrame({"commit": [first]})).startswith("**Stale:** 1 of 1 rows")
     checkout("math.sqrt(cfg)", "math.exp(cfg)")
     origin.changed.cache_clear()
-    assert origin.changed(first, code, (mend,)) == ("recipe.py",)
+    assert origin.changed(first, code, (mend,)).files == ("recipe.py",)
 
 
 @pytest.mark.skipif(
@@ -113,7 +119,7 @@ def test_a_commit_that_is_not_here_says_so(checkout):
 
 
 def test_stale_rows_are_counted_by_commit(monkeypatch):
-    found = {"aaa": (), "bbb": ("benchmarks/hosts.py",), "ccc": None}
+    found = {"aaa": origin.Change(()), "bbb": origin.Change(("benchmarks/hosts.py",)), "ccc": None}
     monkeypatch.setattr(origin, "changed", lambda commit, *_: found[commit])
     said = origin.stale("hosts", pd.DataFrame({"commit": ["aaa", "bbb", "bbb", "ccc"]}))
     assert said.startswith(

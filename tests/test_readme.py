@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from benchmarks import engine
-from integrations.solo_learn import compare
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -108,10 +107,6 @@ def test_the_lightly_readmes_numbers_are_the_reports_that_are_committed():
         report = json.loads((ROOT / f"docs/demo/{file}.json").read_text())
         cells = [report["knn"][method][n] for n in ("1", "5", "10")]
         assert f"| {name} | " + " | ".join(f"{c['mean']:.3f} ± {c['sd']:.3f}" for c in cells) + " |" in readme
-
-
-def test_the_solo_learn_readmes_table_is_the_rows_that_are_committed():
-    assert compare.table() in (ROOT / "integrations/solo_learn/README.md").read_text()
 
 
 @pytest.mark.parametrize("question", ["hosts", "hosts_long"])

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from torch.testing import assert_close
 
-from benchmarks import engine, masking, scenes
+from benchmarks import engine, masking, scenes, segmentation_figure
 from benchmarks.questions import segmentation
 from tests.samples import normal
 
@@ -140,7 +140,7 @@ def test_the_blind_disc_is_better_than_nothing_and_worse_than_the_truth():
 
 def test_a_written_map_is_read_again():
     values = normal(3, 4)
-    found = segmentation._read(segmentation._written(values))
+    found = segmentation_figure.read(segmentation._written(values))
     span = values.max() - values.min()
     expected = ((values - values.min()) / span * 15).numpy()
     np.testing.assert_allclose(found, expected, atol=0.5 + 1e-5)  # half a level

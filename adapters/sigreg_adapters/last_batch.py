@@ -10,7 +10,7 @@ from torch import Tensor
 from sigreg.collectives import Group, resolve
 
 
-def weights_of_one_row(z: Any, weights: Tensor | None, group: Group = "auto") -> Tensor | None:
+def weights_of_one_row(z: Any, weights: Tensor | None, group: Group) -> Tensor | None:
     """The weights `(1,)` of a single row `(..., 1, D)` that has none; else the weights as they are.
 
     With weights SIGReg takes a sample of one row.  Over several processes it takes one without them.

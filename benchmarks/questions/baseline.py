@@ -43,7 +43,7 @@ def _probes(frame: pd.DataFrame) -> list[str]:
 
 def table(frame: pd.DataFrame) -> str:
     """Every probe at every number of labels a class."""
-    return means(frame, rows="features", values=tuple(_probes(frame)))
+    return means(frame, "features", _probes(frame))
 
 
 def figure(frame: pd.DataFrame) -> Figure:

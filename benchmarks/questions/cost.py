@@ -28,6 +28,7 @@ from benchmarks.report import markdown
 
 FLOOR, RIVAL = "projection alone", "lightly"
 STEP = "resnet18"
+measured_code = ("sigreg", "benchmarks/competitors.py")
 
 
 def check(cfg: DictConfig) -> None:

@@ -14,14 +14,14 @@ from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor
 
-from benchmarks import provenance
+from benchmarks import picture, provenance
+from benchmarks.host_figures import LOOKS
 from benchmarks.hosts import METHODS
 from benchmarks.report import markdown
 
@@ -94,10 +94,25 @@ def table(frame: pd.DataFrame) -> str:
 def figure(frame: pd.DataFrame) -> Figure:
     """Step time and memory as bars."""
     newest = frame[frame.date == frame.date.max()].set_index("method")
-    fig, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharey=True)
-    for ax, column, label in ((axes[0], "ms", "milliseconds a step"), (axes[1], "extra_mib", "peak MiB")):
+    first = newest.iloc[0]
+    fig, axes = picture.panels(
+        1,
+        2,
+        title="A training step of each method",
+        note=f"Median over {first['rounds']:g} rounds, batch of {first.batch_size:g} images of "
+        f"{first.pixels:g} pixels, {first.device}. Memory: peak of two steps in a process of its own.",
+        size=(10, 4),
+        sharey=True,
+    )
+    names, colours = zip(*(LOOKS[method] for method in newest.index), strict=True)
+    for ax, column, title, x in (
+        (axes[0], "ms", "Time", "milliseconds a step"),
+        (axes[1], "extra_mib", "Memory", "peak MiB"),
+    ):
         if column in newest:
-            ax.barh(newest.index, newest[column])
-        ax.set_xlabel(label)
+            ax.barh(names, newest[column], color=colours)
+        ax.grid(axis="y", visible=False)
+        ax.grid(axis="x", color=picture.PALE, linewidth=0.6)
+        picture.label(ax, title, x, "")
     axes[0].invert_yaxis()
     return fig

@@ -20,7 +20,8 @@ from scipy import stats
 from benchmarks import host_figures, picture
 from benchmarks.host_runs import check, measure
 from benchmarks.hosts import BASELINES, METHODS
-from benchmarks.report import markdown
+from benchmarks.report import markdown, spread
+from benchmarks.rows import numbers
 
 __all__ = ["check", "figure", "measure", "measured_code", "sources", "table"]
 
@@ -32,15 +33,6 @@ measured_code = (
     "benchmarks/probes.py:classifier,effective_rank",
 )
 SETTING = ["optimizer", "lr_times"]
-
-
-def spread(values: pd.Series) -> str:
-    """Percent: mean ± sd over seeds with their number; a single run is named as one."""
-    values = values.dropna()
-    if not len(values):
-        return "diverged"
-    mean = f"{100 * values.mean():.1f}"
-    return f"{mean} ± {100 * values.std():.1f} (n = {len(values)})" if len(values) > 1 else f"{mean} (n = 1)"
 
 
 def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
@@ -123,13 +115,14 @@ def _fair(runs: pd.DataFrame, steps: pd.DataFrame) -> str:
         line: dict[str, Any] = {}
         for title, column in (("k-NN", "knn"), ("linear", "linear")):
             chosen = best(own, f"selection_{column}")
-            line[title] = spread(chosen[column])
+            line[title] = spread(chosen[column], none="diverged")
             line[f"{title}'s setting"] = _says(chosen, own)
             ours = best(lejepa, f"selection_{column}")
             rival = name != "lejepa" and METHODS[name].views == METHODS["lejepa"].views
             line[f"LeJEPA's lead in {title}"] = lead(ours[column], chosen[column]) if rival else ""
         line["k-NN / linear at LeJEPA's time"] = (
-            f"{spread(timed.knn)} / {spread(timed.linear)}, {timed.epochs.iloc[0]:g} epochs"
+            " / ".join(spread(timed[column], none="diverged") for column in ("knn", "linear"))
+            + f", {timed.epochs.iloc[0]:g} epochs"
             if len(timed)
             else ""
         )
@@ -178,33 +171,35 @@ def figure(frame: pd.DataFrame) -> Figure:
     """Above, test accuracy against images at the chosen settings; below, the search.  Two views only."""
     every = _whole(runs_of(frame))
     runs = every[every.views == METHODS["lejepa"].views]
-    fig, axes = host_figures.panels(2, 2)
-    for row, (above, below) in zip(("knn", "linear"), axes.T, strict=True):
-        title = "k-NN" if row == "knn" else "Linear"
-        ends = []
+    seeds = picture.seeds(runs.groupby(["method", *SETTING]).seed.nunique())
+    fig, axes = picture.panels(
+        2,
+        2,
+        title="Accuracy of each method at the setting chosen for it (above), and the search for it (below)",
+        note=f"{_size(runs)} images, narrow ResNet-9, {runs.epochs.max():g} epochs, two views; mean over "
+        f"{seeds} a setting, band: sd. Below, filled: SGD; open: AdamW.",
+        size=(11, 8),
+        sharey="row",
+    )
+    ends: dict[Axes, list[tuple[float, float, str, str]]] = {ax: [] for ax in axes[:2]}
+    for row, title, above, below in zip(("knn", "linear"), ("k-NN", "Linear"), ends, axes[2:], strict=True):
         for name in [name for name in METHODS if name in set(runs.method)]:
             own = runs[runs.method == name]
             chosen = best(own, f"selection_{row}")
             _search(below, _search_runs(own), f"selection_{row}")
             if chosen.diverged.astype(bool).any():
                 continue
-            epochs = host_figures.numbers(chosen.iloc[0], "curve_epoch")
+            epochs = numbers(chosen.curve_epoch.iloc[0])
             images = epochs / chosen.epochs.iloc[0] * chosen.images_seen.iloc[0] / 1000
-            ends.append(host_figures.curve(above, chosen, row, images))
-        above.set(title=f"{title} accuracy at the chosen setting", xlabel="images seen, thousands")
-        below.set(
-            title=f"{title}: the search, on held-out images", xlabel="learning rate, times its recipe's"
-        )
-        below.set_xscale("log")
-        below.set_xticks([0.1, 0.3, 1, 3, 10, 30], ["0.1", "0.3", "1", "3", "10", "30"])
-        below.set_xticks([], minor=True)
-        host_figures.label(above, ends)
-        picture.baselines(above, every[every.method.isin(BASELINES)].groupby("method")[row].mean().to_dict())
-    axes[0, 0].set_ylabel("accuracy on test images, %")
-    axes[1, 0].set_ylabel("accuracy on held-out images, %\n(filled: SGD; open: AdamW)")
-    seeds = picture.seeds(runs.groupby(["method", *SETTING]).seed.nunique())
-    training = f"{runs.epochs.max():g} epochs, two views"
-    host_figures.headline(fig, f"{_size(runs)} images, narrow ResNet-9, {training}; n = {seeds} a setting")
+            ends[above].append(host_figures.curve(above, chosen, row, images))
+        picture.label(above, f"{title} accuracy at the chosen setting", "images seen, thousands", "")
+        picture.label(below, f"{title}: the search", "learning rate, times its recipe's", "")
+        picture.log_ticks(below, (0.1, 0.3, 1, 3, 10, 30))
+    axes[0].set_ylabel("accuracy on test images, %")
+    axes[2].set_ylabel("accuracy on held-out images, %")
+    for row, (ax, found) in zip(("knn", "linear"), ends.items(), strict=True):
+        picture.baselines(ax, every[every.method.isin(BASELINES)].groupby("method")[row].mean().to_dict())
+        picture.name_ends(ax, found)
     return fig
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from benchmarks import host_figures, host_runs
+from benchmarks import host_figures, host_runs, picture
 from benchmarks.host_runs import measure
 from benchmarks.hosts import METHODS
-from benchmarks.questions.hosts import measured_code, runs_of, setting, spread, steps_of
-from benchmarks.report import markdown
+from benchmarks.questions.hosts import measured_code, runs_of, setting, steps_of
+from benchmarks.report import markdown, spread
+from benchmarks.rows import numbers
 
 __all__ = ["check", "figure", "measure", "measured_code", "sources", "table"]
 
@@ -51,7 +53,7 @@ def table(frame: pd.DataFrame) -> str:
         for title, column in (("k-NN", "knn"), ("linear", "linear")):
             for share in (0.2, 0.5, 1.0):
                 values = own.apply(lambda row, c=column, s=share: _at(row, c, s), axis=1)
-                line[f"{title} at {100 * share:g} %"] = spread(values)
+                line[f"{title} at {100 * share:g} %"] = spread(values, none="diverged")
         if name in steps.index:
             line["hours of steps, by host_steps"] = round(
                 float((own.steps * steps.ms[name]).mean() / 3.6e6), 2
@@ -63,7 +65,7 @@ def table(frame: pd.DataFrame) -> str:
 
 def _at(row: pd.Series, column: str, share: float) -> float:
     """The accuracy at the last checkpoint within a share of the epochs; NaN where there is none."""
-    epochs, values = host_figures.numbers(row, "curve_epoch"), host_figures.numbers(row, f"curve_{column}")
+    epochs, values = numbers(row.curve_epoch), numbers(row[f"curve_{column}"])
     within = values[epochs <= share * row.epochs]
     return float(within[-1]) if len(within) else float("nan")
 
@@ -71,33 +73,37 @@ def _at(row: pd.Series, column: str, share: float) -> float:
 def figure(frame: pd.DataFrame) -> Figure:
     """k-NN and linear accuracy, above against images seen, below against training time where it is known."""
     runs, steps = runs_of(frame), steps_of(frame)
-    fig, axes = host_figures.panels(1 if steps.empty else 2, 2)
-    for row, (above, *under) in zip(("knn", "linear"), axes.reshape(-1, 2).T, strict=True):
-        ends: dict[str, list[host_figures.End]] = {"above": [], "below": []}
+    timed = not steps.empty
+    seeds = runs.groupby("method").seed.nunique()
+    band = ", band: sd" if seeds.max() > 1 else ""
+    hours = " Hours: steps times the time of one by host_steps." if timed else ""
+    fig, axes = picture.panels(
+        2 if timed else 1,
+        2,
+        title=f"Accuracy when all images of CIFAR-10 are seen {runs.epochs.max():g} times",
+        note=f"Narrow ResNet-9; mean over {picture.seeds(seeds)} a method{band}. "
+        f"Dashed: another setting of a method.{hours}",
+        size=(11, 8 if timed else 4.2),
+        sharey="row",
+    )
+    ends: dict[Axes, list[tuple[float, float, str, str]]] = {ax: [] for ax in axes}
+    for i, (row, title) in enumerate((("knn", "k-NN"), ("linear", "Linear"))):
+        above, under = axes[i], axes[2 + i :: 2]
         drawn: set[str] = set()
         for name, says, own in _settings(runs[~runs.diverged.astype(bool)]):
             other = says if name in drawn else None
             drawn.add(name)
-            share = host_figures.numbers(own.iloc[0], "curve_epoch") / own.epochs.iloc[0]
-            ends["above"].append(
-                host_figures.curve(above, own, row, share * own.images_seen.iloc[0] / 1e6, other)
-            )
+            share = numbers(own.curve_epoch.iloc[0]) / own.epochs.iloc[0]
+            images = share * own.images_seen.iloc[0] / 1e6
+            ends[above].append(host_figures.curve(above, own, row, images, other))
             for below in under if name in steps.index else ():
                 hours = share * own.steps.iloc[0] * steps.ms[name] / 3.6e6
-                ends["below"].append(host_figures.curve(below, own, row, hours, other))
-        title = "k-NN" if row == "knn" else "Linear"
-        above.set(title=f"{title} accuracy against images", xlabel="images seen, millions")
-        host_figures.label(above, ends["above"])
+                ends[below].append(host_figures.curve(below, own, row, hours, other))
+        picture.label(above, f"{title} accuracy against images", "images seen, millions", "")
         for below in under:
-            below.set(title=f"{title} accuracy against time", xlabel="hours of training steps (host_steps)")
-            host_figures.label(below, ends["below"])
-    for ax in axes.reshape(-1, 2)[:, 0]:
+            picture.label(below, f"{title} accuracy against time", "hours of training steps", "")
+    for ax in axes[::2]:
         ax.set_ylabel("accuracy on test images, %")
-    host_figures.headline(fig, f"CIFAR-10, narrow ResNet-9, {runs.epochs.max():g} epochs; {_seeds(runs)}")
+    for ax, found in ends.items():
+        picture.name_ends(ax, found)
     return fig
-
-
-def _seeds(runs: pd.DataFrame) -> str:
-    counts = runs.groupby("method").seed.nunique()
-    low, high = counts.min(), counts.max()
-    return "one seed" if high == 1 else f"n = {low} to {high} seeds, band: sd"

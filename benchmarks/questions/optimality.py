@@ -17,11 +17,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from scipy import stats
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from benchmarks import picture
+from benchmarks import choices, picture
 from benchmarks.densities import EMBEDDINGS, Array, fisher, kernel_bias, sample
 from benchmarks.report import markdown
 
@@ -139,11 +138,8 @@ WHERE = {"own": "queries of the embedding itself", "pooled": "queries of all emb
 
 def interval(ratios: pd.Series) -> tuple[float, float, float]:
     """Geometric mean of ratios over seeds and its 95 % Student interval."""
-    logs = np.log(ratios.astype(float))
-    half = (
-        stats.t.ppf(0.975, len(logs) - 1) * logs.std() / math.sqrt(len(logs)) if len(logs) > 1 else math.nan
-    )
-    return tuple(float(np.exp(logs.mean() + d)) for d in (0.0, -half, half))  # type: ignore[return-value]
+    mean, low, high = np.exp(choices.student(np.log(ratios.astype(float))))
+    return float(mean), float(low), float(high)
 
 
 def _cell(ratios: pd.Series) -> str:

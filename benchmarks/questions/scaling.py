@@ -32,6 +32,8 @@ ALPHA, BETA = 10e-6, 50e9  # seconds a hop, bytes a second
 POINTS = 16  # of the 17-point grid; the one at 0 contributes nothing
 TAIL = 3  # numbers behind the sums: the weights, their squares, the fingerprint
 METHODS = ("sums", "sums_more", "lightly", "gather")
+MODELLED = (8, 256, 64, 1024)  # V, N of a rank, D and K of the model
+SHAPE = "V = {}, N = {} a rank, D = {}, K = {}".format(*MODELLED)
 
 
 def calls(method, p, V, N, D, K):
@@ -176,18 +178,18 @@ def table(frame):
     return "\n\n".join(
         [
             markdown(measured),
-            f"The model, for V=8, N=256 a rank, D=64, K=1024; alpha {ALPHA * 1e6:.0f} µs, beta "
+            f"The model, for {SHAPE}; alpha {ALPHA * 1e6:.0f} µs, beta "
             f"{BETA / 1e9:.0f} GB/s: milliseconds of collectives a step (sent MiB).",
             markdown(modelled()),
         ]
     )
 
 
-def modelled(V=8, N=256, D=64, K=1024):
+def modelled():
     """The model at 8...1024 GPUs."""
     rows = {}
     for p in (8, 32, 128, 512, 1024):
-        costs = {method: calls(method, p, V, N, D, K) for method in METHODS}
+        costs = {method: calls(method, p, *MODELLED) for method in METHODS}
         rows[p] = {
             method: f"{1e3 * sum(seconds(*call, p) for call in made):.3g} "
             f"({sum(sent(*call, p) for call in made) / 2**20:.3g})"
@@ -214,7 +216,7 @@ def figure(frame):
         note=f"Bytes: counted in calls by {int(frame.world.max())} processes, equal to a formula. "
         f"Times: processes that share a few CPU cores, mean and range over {frame.seed.nunique()} seeds; "
         f"read them as ratios. The model assumes alpha = {ALPHA * 1e6:.0f} us a hop and "
-        f"beta = {BETA / 1e9:.0f} GB/s, V = 8, N = 256 a rank, D = 64, K = 1024; it was never run on GPUs.",
+        f"beta = {BETA / 1e9:.0f} GB/s, {SHAPE}; it was never run on GPUs.",
         size=(15, 4.8),
     )
     world = frame.world.max()
@@ -228,12 +230,12 @@ def figure(frame):
         time_ax.errorbar(
             times.index,
             times["mean"],
-            yerr=[(times["mean"] - times["min"]).clip(lower=0), (times["max"] - times["mean"]).clip(lower=0)],
+            yerr=picture.ranges(times),
             **{"marker": marker, "color": colour, "capsize": 2.5, "elinewidth": 1},
         )
         ends[time_ax].append((times.index[-1], times["mean"].iloc[-1], name, colour))
         ranks = [2**i for i in range(3, 11)]
-        cost = [1e3 * sum(seconds(*c, p) for c in calls(method, p, 8, 256, 64, 1024)) for p in ranks]
+        cost = [1e3 * sum(seconds(*c, p) for c in calls(method, p, *MODELLED)) for p in ranks]
         model_ax.plot(ranks, cost, "--", marker=marker, ms=3, color=colour)
         ends[model_ax].append((ranks[-1], cost[-1], name, colour))
     samples = sorted(frame.N.unique())

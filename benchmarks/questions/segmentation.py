@@ -13,7 +13,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import timm
@@ -26,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from benchmarks import augment, choices, data, masking, picture, scenes
+from benchmarks import augment, choices, data, masking, scenes
 from benchmarks.report import markdown, spread
 from sigreg import LeJEPALoss, SIGReg
 from sigreg_adapters.timm import Encoder
@@ -61,7 +60,7 @@ def check(cfg: DictConfig) -> None:
     if not timm.is_model(cfg.model):
         raise ValueError(f"model={cfg.model!r} is unknown to timm")
     if cfg.folder is not None:
-        data.check(cfg.folder, "", cfg.size)
+        data.check(cfg.folder, "")
     elif cfg.size is None or cfg.patch is None:
         raise ValueError("scenes need size=64 and patch=8, say; null is for folder=DIR")
 
@@ -279,13 +278,7 @@ def _written(values: Tensor) -> str:
     return "/".join("".join(f"{int(level):x}" for level in line) for line in levels)
 
 
-def _read(text: str) -> np.ndarray:
-    return np.array([[int(digit, 16) for digit in line] for line in text.split("/")])
-
-
 WHAT = {"first": "own component", "shared": "shared comp.", "attention": "attention"}
-SHORT = {"pixels": "pixels", "colours": "mean colours", "untrained": "untrained", "supervised": "supervised"}
-SHORT |= {"lejepa": "LeJEPA", "pretrained": "timm's weights"}
 RULES = {
     "first": "first component of the image's tokens",
     "shared": "first component of all images' tokens",
@@ -296,7 +289,7 @@ RULES = {
 }
 
 
-def _order(frame: pd.DataFrame) -> list[str]:
+def order(frame: pd.DataFrame) -> list[str]:
     return [method for method in METHODS if method in set(frame.method)]
 
 
@@ -306,9 +299,13 @@ def table(frame: pd.DataFrame) -> str:
     if not rules:
         return "No masks, so maps only."
     lines = {
-        METHODS[method]: {RULES[rule]: _spread(own[rule]) for rule in rules}
-        | {"accuracy on training crops' classes": _spread(own.get("class_accuracy", pd.Series(dtype=float)))}
-        for method in _order(frame)
+        METHODS[method]: {RULES[rule]: spread(own[rule], none="") for rule in rules}
+        | {
+            "accuracy on training crops' classes": spread(
+                own.get("class_accuracy", pd.Series(dtype=float)), none=""
+            )
+        }
+        for method in order(frame)
         for own in [frame[frame.method == method]]
     }
     parts = [
@@ -325,10 +322,6 @@ def table(frame: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
-def _spread(values: pd.Series) -> str:
-    return spread(values) if values.notna().any() else ""
-
-
 def _at_seeds(other: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
     """The rows of a method; of one that draws nothing, once for every seed of ours."""
     if other.method.iloc[0] in NETWORKS or ours.empty:
@@ -338,89 +331,6 @@ def _at_seeds(other: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
 
 def figure(frame: pd.DataFrame) -> Figure:
     """Maps of a few test images, then the IoU of every method and rule."""
-    frame = frame.sort_values("seed")
-    examples = sum(f"map_first_{i}" in frame for i in range(EXAMPLES))
-    scored = "first" in frame and frame["first"].notna().any()
-    with mpl.rc_context(picture.STYLE):
-        fig = Figure(figsize=(13.5, 1.5 * examples + (4.4 if scored else 1.2)), layout="constrained")
-        heights = (1.5 * examples, 3.2) if scored else (1,)
-        parts = fig.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-        _draw_maps(parts[0], frame, examples)
-        if scored:
-            _draw_scores(parts[1].subplots(), frame)
-    seeds = frame[frame.method == "lejepa"].seed.nunique()
-    fig.suptitle(
-        "Where in the image: first component of patch tokens, and attention of the class token",
-        **{"x": 0.01, "ha": "left", "fontsize": 12.5, "fontweight": "bold"},
-    )
-    note = "Maps: first seed, bright is high, red the true outline. "
-    note += f"IoU: mean over {frame.test_images.iloc[0]:g} test images, then over {seeds} seeds; bars: range."
-    fig.supxlabel(note, **{"x": 0.01, "ha": "left", "fontsize": 8.5, "color": picture.GREY})
-    return fig
+    from benchmarks.segmentation_figure import draw  # it takes names from here
 
-
-def _draw_maps(part: Any, frame: pd.DataFrame, examples: int) -> None:
-    """A line per image: the image, its mask, and the maps of every method."""
-    first = frame.drop_duplicates("method").set_index("method")
-    columns = [
-        (kind, method)
-        for kind in WHAT
-        for method in _order(frame)
-        if (kind != "shared" or method in NETWORKS)
-        and f"map_{kind}_0" in first
-        and pd.notna(first.loc[method, f"map_{kind}_0"])
-    ]
-    images, masks = _shown(frame, examples)
-    axes = part.subplots(examples, 1 + len(columns), squeeze=False)
-    for i, line in enumerate(axes):
-        for ax in line:
-            ax.set(xticks=[], yticks=[])
-        if images is not None:
-            line[0].imshow(images[i].permute(1, 2, 0).numpy(), extent=(0, 1, 1, 0))
-        for ax, (kind, method) in zip(line[1:], columns, strict=True):
-            ax.imshow(_read(first.loc[method, f"map_{kind}_{i}"]), cmap="cividis", extent=(0, 1, 1, 0))
-            if masks is not None:
-                at = (np.arange(masks.shape[-1]) + 0.5) / masks.shape[-1]
-                ax.contour(at, at, masks[i].float().numpy(), levels=[0.5], colors=picture.RED, linewidths=0.9)
-    titles = ["image", *(f"{WHAT[kind]}\n{SHORT[method]}" for kind, method in columns)]
-    for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(title, fontsize=8.5, loc="center", fontweight="normal")
-
-
-def _shown(frame: pd.DataFrame, examples: int) -> tuple[Tensor | None, Tensor | None]:
-    """The images of the maps, drawn or read again; none where a folder is not here."""
-    row = frame.iloc[0]
-    folder = None if pd.isna(row.get("folder")) else str(row.folder)
-    cfg = DictConfig({"folder": folder, "size": int(row["size"]), "test_images": int(row.test_images)})
-    try:
-        images, masks = held_out(cfg, "test")
-    except (OSError, ValueError):
-        return None, None
-    return images[:examples], None if masks is None else masks[:examples]
-
-
-def _draw_scores(ax: Any, frame: pd.DataFrame) -> None:
-    """IoU of every rule, a line per method."""
-    methods = _order(frame)[::-1]
-    rules = [rule for rule in RULES if rule in frame and frame[rule].notna().any()]
-    for k, rule in enumerate(rules):
-        stats = 100 * frame.groupby("method")[rule].agg(["mean", "min", "max"]).reindex(methods)
-        spread_out = [stats["mean"] - stats["min"], stats["max"] - stats["mean"]]
-        sees_masks = "sees masks" in RULES[rule]
-        ax.errorbar(
-            stats["mean"],
-            np.arange(len(methods)) + 0.1 * (len(rules) / 2 - k),
-            xerr=[part.clip(lower=0) for part in spread_out],
-            fmt=picture.MARKERS[k],
-            color=picture.GREY if rule == "probe" else picture.COLOURS[k],
-            markerfacecolor="white" if sees_masks else None,
-            capsize=2,
-            elinewidth=1,
-            label=RULES[rule],
-        )
-    ax.set_yticks(np.arange(len(methods)), [METHODS[method] for method in methods])
-    ax.grid(axis="x", color=picture.PALE, linewidth=0.6)
-    ax.set_axisbelow(True)
-    picture.label(ax, "Masks from these maps", "mean IoU with the true masks, %", "")
-    ax.set_xlim(left=0)
-    picture.legend(ax)
+    return draw(frame)

@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 from benchmarks import data, hosts, picture, probes
 from benchmarks.hosts import Method
 from benchmarks.report import markdown
+from benchmarks.rows import numbers
 
 measured_code = ("benchmarks/hosts.py", "benchmarks/augment.py", "benchmarks/probes.py", "sigreg")
 REMOVABLE: dict[str, tuple[str, ...]] = {
@@ -318,10 +319,5 @@ def _ranks(own: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     alive = own[~own.diverged]
     if alive.empty:
         return np.array([]), np.array([])
-    ranks = np.array([_numbers(text) for text in alive.curve_rank])
-    steps = np.array(_numbers(alive.curve_step.iloc[0]))
-    return steps, np.exp(np.log(np.clip(ranks, 0.5, None)).mean(0))
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(value) for value in str(text).split()]
+    ranks = np.array([numbers(text) for text in alive.curve_rank])
+    return numbers(alive.curve_step.iloc[0]), np.exp(np.log(np.clip(ranks, 0.5, None)).mean(0))

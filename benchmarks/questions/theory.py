@@ -241,24 +241,16 @@ def figure(frame: pd.DataFrame) -> Figure:
             panels = list(fig.subplot_mosaic("\n".join(ROWS)).values())
         else:
             panels = list(fig.subplots(1, len(present), squeeze=False)[0])
-    fig.suptitle(
+    picture.heading(
+        fig,
         "The paper's lemmas and theorems: measured (points) against their formulas (lines)",
-        **{"x": 0.01, "ha": "left", "fontsize": 12.5, "fontweight": "bold"},
-    )
-    fig.supxlabel(
         f"Synthetic data; a point is the mean over {frame.seed.nunique()} seeds, its bar their range. "
         "Lines are computed, not fitted.",
-        **{"x": 0.01, "ha": "left", "fontsize": 8.5, "color": picture.GREY},
     )
     frame = frame.assign(series=frame.series.fillna(""), x=frame.x.round(9))
     for claim, ax in zip(present, panels, strict=True):
         _claim(ax, claim, frame[frame.claim == claim])
     return fig
-
-
-def _bars(stats: pd.DataFrame) -> list[pd.Series]:
-    """From the mean down to the least and up to the greatest; rounding is not negative."""
-    return [(stats["mean"] - stats["min"]).clip(lower=0), (stats["max"] - stats["mean"]).clip(lower=0)]
 
 
 def _claim(ax: Axes, claim: str, rows: pd.DataFrame) -> None:
@@ -279,7 +271,7 @@ def _claim(ax: Axes, claim: str, rows: pd.DataFrame) -> None:
         ax.errorbar(
             stats.index,
             stats["mean"],
-            yerr=_bars(stats),
+            yerr=picture.ranges(stats),
             fmt=picture.MARKERS[i],
             ms=4,
             color=colour,

@@ -25,10 +25,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from scipy import stats
 from scipy.special import roots_jacobi
 
 from benchmarks import picture
+from benchmarks.choices import student
 from benchmarks.report import markdown, spread
 from benchmarks.spherical import Array, design
 from sigreg import SIGReg
@@ -142,11 +142,7 @@ def slopes(rows: pd.DataFrame) -> tuple[float, float, float]:
     for _, own in rows[rows.error > 1e-10].groupby("seed"):
         if own.K.nunique() > 1:
             found.append(np.polyfit(np.log(own.K.astype(float)), np.log(own.error.astype(float)), 1)[0])
-    mean = float(np.mean(found)) if found else math.nan
-    if len(found) < 2:
-        return mean, math.nan, math.nan
-    half = float(stats.t.ppf(0.975, len(found) - 1) * np.std(found, ddof=1) / math.sqrt(len(found)))
-    return mean, mean - half, mean + half
+    return student(found)
 
 
 def _slope(rows: pd.DataFrame) -> str:
@@ -245,9 +241,10 @@ def _rate_panel(ax: Axes, rows: pd.DataFrame, title: str) -> None:
     for i, kind in enumerate(SLICES):
         stat = rows[rows.slices == kind].groupby("K").error.agg(["mean", "min", "max"])
         if len(stat):
-            bars = [(stat["mean"] - stat["min"]).clip(lower=0), (stat["max"] - stat["mean"]).clip(lower=0)]
             style = {"color": picture.COLOURS[i], "marker": picture.MARKERS[i], "ms": 4, "capsize": 2}
-            ax.errorbar(stat.index, stat["mean"], yerr=bars, elinewidth=0.8, label=kind, **style)
+            ax.errorbar(
+                stat.index, stat["mean"], yerr=picture.ranges(stat), elinewidth=0.8, label=kind, **style
+            )
     alpha, design = rows.alpha.iloc[0], rows[rows.slices == "design"].groupby("K").error.mean()
     if math.isfinite(alpha) and len(design):
         K = design.index.to_numpy(dtype=float)

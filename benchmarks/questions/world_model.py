@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from benchmarks import picture
 from benchmarks.report import markdown, spread
+from benchmarks.rows import numbers
 from integrations.world_model import planning, study
 from integrations.world_model.model import Settings
 
@@ -118,7 +119,7 @@ def _variants(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _curve(rows: pd.DataFrame, column: str) -> np.ndarray:
     """The mean over seeds of a list that a cell holds."""
-    return np.mean([[float(v) for v in str(cell).split()] for cell in rows[column]], axis=0)
+    return np.mean([numbers(cell) for cell in rows[column]], axis=0)
 
 
 def figure(frame: pd.DataFrame) -> Figure:

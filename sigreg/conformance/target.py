@@ -62,7 +62,6 @@ class Target:
 
     def __post_init__(self) -> None:
         self.f = self.fresh()
-        self.takes_matrix = self._works("f(z), z (N, D)")
         self.style = next((s for s in STYLES if self._works(s)), "")
         if not self.style:
             raise NotCallable(

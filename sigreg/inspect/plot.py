@@ -17,9 +17,9 @@ from sigreg.univariate import epps_pulley
 BLUE, ORANGE, RED, INK, GREY = "#0072B2", "#E69F00", "#D55E00", "#30343c", "#8a8f98"
 
 
-def worst_slices(z: Tensor, m: Measured, num_slices: int = 256, seed: int = 0) -> list[tuple[str, Tensor]]:
+def worst_slices(z: Tensor, m: Measured) -> list[tuple[str, Tensor]]:
     """Names and slices `(N,)`: the least normal direction, and the largest Epps-Pulley of each kind."""
-    A = gaussian(m.D, num_slices, seed=seed, dtype=z.dtype)
+    A = gaussian(m.D, 256, seed=0, dtype=z.dtype)
     random, units = epps_pulley(z @ A), epps_pulley(z)
     i, j = int(random.argmax()), int(units.argmax())
     slices = [(f"coordinate {j}: {_value(float(units[j]))}", z[:, j])]

@@ -1,0 +1,110 @@
+"""The figure of the question `segmentation`: maps of a few images, and how they overlap with the truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from torch import Tensor
+
+from benchmarks import picture
+from benchmarks.questions.segmentation import EXAMPLES, METHODS, NETWORKS, RULES, WHAT, held_out, order
+
+SHORT = {"pixels": "pixels", "colours": "mean colours", "untrained": "untrained", "supervised": "supervised"}
+SHORT |= {"lejepa": "LeJEPA", "pretrained": "timm's weights"}
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    """Maps of a few test images, then the IoU of every method and rule."""
+    frame = frame.sort_values("seed")
+    examples = sum(f"map_first_{i}" in frame for i in range(EXAMPLES))
+    scored = "first" in frame and frame["first"].notna().any()
+    with mpl.rc_context(picture.STYLE):
+        fig = Figure(figsize=(13.5, 1.5 * examples + (4.4 if scored else 1.2)), layout="constrained")
+        heights = (1.5 * examples, 3.2) if scored else (1,)
+        parts = fig.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        _draw_maps(parts[0], frame, examples)
+        if scored:
+            _draw_scores(parts[1].subplots(), frame)
+    seeds = frame[frame.method == "lejepa"].seed.nunique()
+    title = "Where in the image: first component of patch tokens, and attention of the class token"
+    note = "Maps: first seed, bright is high, red the true outline. "
+    note += f"IoU: mean over {frame.test_images.iloc[0]:g} test images, then over {seeds} seeds; bars: range."
+    picture.heading(fig, title, note)
+    return fig
+
+
+def _draw_maps(part: Any, frame: pd.DataFrame, examples: int) -> None:
+    """A line per image: the image, its mask, and the maps of every method."""
+    first = frame.drop_duplicates("method").set_index("method")
+    columns = [
+        (kind, method)
+        for kind in WHAT
+        for method in order(frame)
+        if (kind != "shared" or method in NETWORKS)
+        and f"map_{kind}_0" in first
+        and pd.notna(first.loc[method, f"map_{kind}_0"])
+    ]
+    images, masks = _shown(frame, examples)
+    axes = part.subplots(examples, 1 + len(columns), squeeze=False)
+    for i, line in enumerate(axes):
+        for ax in line:
+            ax.set(xticks=[], yticks=[])
+        if images is not None:
+            line[0].imshow(images[i].permute(1, 2, 0).numpy(), extent=(0, 1, 1, 0))
+        for ax, (kind, method) in zip(line[1:], columns, strict=True):
+            ax.imshow(read(first.loc[method, f"map_{kind}_{i}"]), cmap="cividis", extent=(0, 1, 1, 0))
+            if masks is not None:
+                at = (np.arange(masks.shape[-1]) + 0.5) / masks.shape[-1]
+                ax.contour(at, at, masks[i].float().numpy(), levels=[0.5], colors=picture.RED, linewidths=0.9)
+    titles = ["image", *(f"{WHAT[kind]}\n{SHORT[method]}" for kind, method in columns)]
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title, fontsize=8.5, loc="center", fontweight="normal")
+
+
+def _shown(frame: pd.DataFrame, examples: int) -> tuple[Tensor | None, Tensor | None]:
+    """The images of the maps, drawn or read again; none where a folder is not here."""
+    row = frame.iloc[0]
+    folder = None if pd.isna(row.get("folder")) else str(row.folder)
+    cfg = DictConfig({"folder": folder, "size": int(row["size"]), "test_images": int(row.test_images)})
+    try:
+        images, masks = held_out(cfg, "test")
+    except (OSError, ValueError):
+        return None, None
+    return images[:examples], None if masks is None else masks[:examples]
+
+
+def _draw_scores(ax: Axes, frame: pd.DataFrame) -> None:
+    """IoU of every rule, a line per method."""
+    methods = order(frame)[::-1]
+    rules = [rule for rule in RULES if rule in frame and frame[rule].notna().any()]
+    for k, rule in enumerate(rules):
+        stats = 100 * frame.groupby("method")[rule].agg(["mean", "min", "max"]).reindex(methods)
+        sees_masks = "sees masks" in RULES[rule]
+        ax.errorbar(
+            stats["mean"],
+            np.arange(len(methods)) + 0.1 * (len(rules) / 2 - k),
+            xerr=picture.ranges(stats),
+            fmt=picture.MARKERS[k],
+            color=picture.GREY if rule == "probe" else picture.COLOURS[k],
+            markerfacecolor="white" if sees_masks else None,
+            capsize=2,
+            elinewidth=1,
+            label=RULES[rule],
+        )
+    ax.set_yticks(np.arange(len(methods)), [METHODS[method] for method in methods])
+    ax.grid(axis="x", color=picture.PALE, linewidth=0.6)
+    ax.set_axisbelow(True)
+    picture.label(ax, "Masks from these maps", "mean IoU with the true masks, %", "")
+    ax.set_xlim(left=0)
+    picture.legend(ax)
+
+
+def read(text: str) -> np.ndarray:
+    """A map from the text that a row holds."""
+    return np.array([[int(digit, 16) for digit in line] for line in text.split("/")])
