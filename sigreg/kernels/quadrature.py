@@ -49,7 +49,8 @@ def slopes(
 ) -> tuple[Tensor, Tensor]:
     """d statistic / dC and / dS, in the shape of the sums, for `points`' phi and w."""
     W, N = _column(W), _column(N)
-    f, scale = 1.0, (2 * N / W) * w
+    f: Number = 1.0
+    scale = (2 * N / W) * w
     if unbiased:
         f = _correction(N)
         scale = scale * (f > 0)  # a single row has no gradient either
