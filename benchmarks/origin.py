@@ -56,6 +56,13 @@ HARMLESS = {
     "bcb3cd29af": (ON_CORE, "it moves code and saves microseconds of a call"),
     "9761135320": (ON_CORE, "it is about the compilations of backend='inductor'"),
     "2b0c917417": (ON_CORE, "it is about the trial of Triton on a GPU"),
+    "5e21f57f0f": (("hosts", "hosts_long"), "it adds a method, and moves the probe into a function"),
+    "881b8ddf1a": (
+        ON_CORE,
+        "it is about GPUs, views of one valid row and calls without rows; other values and gradients are the "
+        "same to the last bit",
+    ),
+    "f1b9f0d09a": (ON_CORE, "it names a type"),
 }
 
 

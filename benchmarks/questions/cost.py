@@ -157,19 +157,24 @@ def table(frame: pd.DataFrame) -> str:
         "note",
     ]
     parts = []
-    if "busy_ms" in shapes:
+    if _on_gpu(shapes):
         parts.append(
             "`launches`: kernels, copies and fills of a pass; `busy_ms`: how long the GPU works on them."
         )
     for case, rows in shapes.groupby("case", sort=False):
         if case not in growing or growing.issuperset(shapes.case):  # those are for the slopes
-            shown = rows.set_index("implementation").reindex(columns=[c for c in columns if c in rows])
+            known = [c for c in columns if c in rows and rows[c].notna().any()]
+            shown = rows.set_index("implementation")[known]
             parts.append(f"(V, N, D, K) = ({', '.join(str(case).split('x'))})\n\n{markdown(shown)}")
     parts.append(_growth(shapes))
     if len(training):
         shown = training.set_index("implementation")[["ms", "added_ms", "added_share"]].round(4)
         parts.append(f"A training step (ResNet-18, 32 pixels)\n\n{markdown(shown)}")
     return "\n\n".join(parts)
+
+
+def _on_gpu(frame: pd.DataFrame) -> bool:
+    return "busy_ms" in frame and bool(frame.busy_ms.notna().any())
 
 
 def _parts(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -243,7 +248,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         "A label is V x N x D x K (x points).",
         size=(12, 0.3 * shapes.case.nunique() + 5.8),
     )
-    by = shapes[shapes.implementation == ("triton" if "busy_ms" in shapes else "eager")]
+    by = shapes[shapes.implementation == ("triton" if _on_gpu(shapes) else "eager")]
     order = list(by.sort_values("faster_than_lightly").case)
     for ax, (column, title, x) in zip(axes, drawn, strict=False):
         values = shapes.pivot_table(index="case", columns="implementation", values=column, dropna=False)

@@ -123,15 +123,15 @@ def figure(frame: pd.DataFrame) -> Figure:
             ax.errorbar(
                 mean.index, mean, yerr=bars, color=colour, marker=marker, ms=4, capsize=2, elinewidth=0.8
             )
-            ends.append((float(mean.index[-1]), float(mean.iloc[-1]), kind, colour))
+            label = "independent" if kind == "gaussian" else kind
+            ends.append((float(mean.index[-1]), float(mean.iloc[-1]), label, colour))
         ax.axhline(1, color=picture.GREY, linestyle=":", linewidth=1.2)
         ax.axvline(D, color=picture.PALE, linewidth=1.2, zorder=0)
         ax.set_yscale("log")
         ax.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
         ax.set_yticks([], minor=True)
         picture.log_ticks(ax, single.num_slices.unique())
-        picture.label(
-            ax, f"{name} embeddings, D = {D}", "slices K", "variance gain" if widths[0] == D else ""
-        )
+        title, y = f"{name.capitalize()} embeddings, D = {D}", "variance gain" if widths[0] == D else ""
+        picture.label(ax, title, "slices K", y)
         picture.name_ends(ax, ends, gap=0.08)
     return fig

@@ -148,10 +148,13 @@ def figure(frame: pd.DataFrame) -> Figure:
         size=(6.6 * max(1, planted.D.nunique()), 4.8),
         sharey=True,
     )
+    least = planted.groupby("defect", sort=False).named.min()
+    names = [*least[least < 1].index]  # one colour for a defect in both panels
     for ax, (D, rows) in zip(axes, planted.groupby("D"), strict=False):
         ends = []
         missed = [d for d, part in rows.groupby("defect", sort=False) if part.named.min() < 1]
-        for i, defect in enumerate(missed):
+        for defect in missed:
+            i = names.index(defect)
             share = rows[rows.defect == defect].groupby("N").named.mean()
             colour = picture.COLOURS[i % len(picture.COLOURS)]
             ax.plot(share.index, 100 * share, color=colour, marker=picture.MARKERS[i % len(picture.MARKERS)])

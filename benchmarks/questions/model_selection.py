@@ -43,7 +43,8 @@ def groups(frame: pd.DataFrame) -> Iterator[tuple[str, list[str], pd.DataFrame]]
             name = f"{rows.question.iloc[0]}, {where}"
             yield name, varied, rows
             if (at_zero := collapsed(rows)).any():
-                yield f"{name}, {at_zero.sum()} collapsed runs left out", varied, rows[~at_zero]
+                left_out = f"{at_zero.sum()} collapsed run{'s' if at_zero.sum() > 1 else ''} left out"
+                yield f"{name}, {left_out}", varied, rows[~at_zero]
 
 
 def collapsed(rows: pd.DataFrame) -> pd.Series:
@@ -138,22 +139,25 @@ def figure(frame: pd.DataFrame) -> Figure:
         )
         _draw_trap(ax, frame)
         return fig
+    across = "different objectives, fixed and new slices"
     fig, axes = picture.panels(
+        2 if len(shown) > 1 else 1,
         2,
-        2,
-        title="Training loss against accuracy, one objective a panel",
-        note="Digits; a point is a run, and in the last panel the mean over the seeds. rho is Spearman's "
-        "correlation of low loss with high accuracy over the runs of a panel; its interval is in the table.",
+        title=f"Training loss against accuracy, one objective a panel; in the last one {across}",
+        note=f"{picture.dataset(str(frame.data.iloc[0]))}; a point is a run, and in the last panel the mean "
+        "over the seeds. rho is Spearman's correlation of low loss with high accuracy over the runs of a panel; "
+        "its interval is in the table.",
     )
     for ax, (name, varied, rows) in zip(axes, shown, strict=False):
         alpha = PAPER if "lambda_param" in varied else 0.0
         rho = rank_correlation(scaled(rows, alpha), rows.accuracy)
-        _scatter(ax, rows, varied[0] if alpha == 0 else "lambda_param", -scaled(rows, alpha))
+        key = "lambda_param" if alpha else "epochs" if "epochs" in varied else varied[0]
+        _scatter(ax, rows, key, -scaled(rows, alpha))
         x = f"training loss / lambda^{PAPER}" if alpha else "training loss"
         picture.label(ax, f"{name}: rho = {rho:.2f}", x, "test accuracy, %")
-    for ax in axes[len(shown) : 3]:
+    for ax in axes[len(shown) : -1]:
         ax.remove()
-    _draw_trap(axes[3], frame)
+    _draw_trap(axes[-1], frame)
     return fig
 
 

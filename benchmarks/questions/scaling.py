@@ -242,7 +242,7 @@ def figure(frame):
     for ax, title, x, y in (
         (sent_ax, f"Counted: sent by a rank of {world}", "N of a rank", "MiB a step"),
         (time_ax, f"Measured: a step of {world} gloo processes", "N of a rank", "ms"),
-        (model_ax, "MODEL, NOT MEASURED: waiting a step", "GPUs", "ms of collectives"),
+        (model_ax, "MODEL, NOT MEASURED: time that a step waits", "GPUs", "ms of collectives"),
     ):
         ax.set_yscale("log")
         picture.plain_log(ax.yaxis)

@@ -126,6 +126,6 @@ def figure(frame: pd.DataFrame) -> Figure:
         x="batch_size",
         lines="kind",
         title="Small batches: alone, with a memory, as parts of 256",
-        xlabel="images that are encoded with a graph at once",
+        xlabel="images encoded at a time",
         more=f"lambda = {lam:g}, equal images; every batch has its own BatchNorm statistics.",
     )

@@ -225,8 +225,8 @@ SAYS = {
     "lemma2": "Lemma 2: least squares scatter\nwhere variances are unequal",
     "theorem1": "Theorem 1 (in part): neighbours'\nbias is c J(p)",
     "theorem3": "Theorem 3: impostors that\nfour moments cannot see",
-    "theorem4": "Theorem 4: the gradient's bound\n(inputs times 10)",
-    "theorem5": "Mean over K random slices falls as\nsd / sqrt(K); Theorem 5 is not tested",
+    "theorem4": "Theorem 4: the gradient's bound\n(outputs times 10)",
+    "theorem5": "Error of a mean over K random slices:\nsd / sqrt(K); Theorem 5 is not tested",
     "theorem6": "Theorem 6: the bias\nof a minibatch",
 }
 ROWS = ("AAABBBCCCDDD", "EEEEFFFFGGGG")
