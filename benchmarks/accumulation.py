@@ -64,7 +64,7 @@ def table(frame: pd.DataFrame) -> str:
         {
             "microbatches": [f"{m} of {N // m}" for m in plain.index],
             "mean of SIGReg": [f"{v:.2f}" for v in plain.value],
-            "length of its gradient": [f"{v:.2f}" for v in plain.length],
+            "length of its gradient, relative to that of the batch": [f"{v:.2f}" for v in plain.length],
             "cosine to the gradient of the batch": [f"{v:.2f}" for v in plain.cosine],
         }
     )

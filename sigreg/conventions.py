@@ -21,9 +21,9 @@ stable-worldmodel 0.1.1, LeWM (github.com/lucas-maes/le-wm, arXiv 2603.19312), d
 (github.com/NikolasMarkou/dl_techniques, regularizers/sigreg.py), and eb_jepa 0.1.1 (git 966e61e).
 
 eb_jepa's prediction term is the squared distance of its two views to each other, which is 4 times that to
-their mean.  Two lambdas are equivalent when these ratios agree.  What remains are the grids: the paper's
-[-5, 5] integral is 0.7 % above the customary [0, 3] one at the Gaussian, and eb_jepa's 10 points
-on [-3, 3] within 0.5 % of it.
+their mean.  Two lambdas are equivalent when these ratios agree, except for the grids: under N(0, I) the
+paper's grid on [-5, 5] gives a value 0.7 % above that of the usual grid on [0, 3], and eb_jepa's 10 points on
+[-3, 3] give one within 0.5 % of the usual.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ def convert_lambda(
         N: the (global) batch size; needed for "eb_jepa" and "dl_techniques".
         D: the embedding width; needed for "paper".
         V: the number of views; needed for "stable-pretraining".
+
+    Returns:
+        The lambda in the convention `target`, a float.
 
     Raises:
         TypeError: a lambda that is no number, or N, D or V that is no int.

@@ -3,8 +3,12 @@
 `torch.manual_seed` does not change them (see `sigreg.random_numbers`): every rank and every device derives
 the same directions without a broadcast, and a resumed run continues its stream.
 
-Every kind is unbiased.  `orthogonal` estimates the value best: with K >= D slices its variance
-around `exact_sigreg` is 1.4 to 3.0 times lower than with independent ones on
+`gaussian`, `orthogonal` and `sobol` are unbiased: the mean over steps is the mean over all directions.
+`subspaces` estimates the mean over the directions within its fixed subspaces instead, which is another
+number unless a single subspace fills the whole space.
+
+`orthogonal` estimates the value best: with K >= D slices its variance around
+`exact_sigreg` is 1.4 to 3.0 times lower than with independent ones on
 Gaussian embeddings and 4 to 11 times lower on anisotropic ones (D = 16...256, K up
 to 4096, three seeds).  On a CPU its draw costs up to 3.3 times as much at D <= 64
 and 3.0 to 4.3 times at D = 256, more for K < D, since a whole basis is drawn.  `sobol`
@@ -184,15 +188,21 @@ def sobol(
 
 @dataclass(frozen=True)
 class Subspaces:
-    """Directions within frozen orthogonal subspaces: the mean of SIGReg over these (Sub-JEPA).
+    """Directions within fixed orthogonal subspaces, the same number in each (Sub-JEPA).
+
+    SIGReg is then the mean over the subspaces.
 
         A_k = P_i b_k,   i = k mod number,   P_i (D, size) orthonormal, b_k unit vectors
 
-    The subspaces follow from the seed and stay; the directions within them move on with the step.
+    The subspaces depend on the seed alone; the directions within them are new at every step.
 
     Args:
         number: how many subspaces; `num_slices` must be a multiple of it.
         size: their dimension; None for D // number.
+
+    Shapes:
+        A call with the width D and the number of slices K -> `(D, K)`, unit columns; K must be a multiple of
+        `number`.
 
     Raises:
         TypeError: number or size is not an int.

@@ -44,10 +44,10 @@ def backward(
             scalar, or a tuple that begins with it (`LeJEPALoss.components`), or a dict with it as "loss".
         encode: one part -> embeddings `(..., n, D)`, or a list of views `(n, D)` each; the criterion then
             receives a list too.  Called twice; torch's global random generators are replayed.
-        parts: of equal sizes or not, and over ranks as many or not; where a forward pass communicates
-            (FSDP2, SyncBatchNorm), every rank needs as many.
-        modules: what `encode` calls, wrappers (DDP, FSDP2) included.  By default they are seen when they
-            are called; name those that run inside of a function compiled by `torch.compile`.
+        parts: the parts of the batch, which may differ in size.  Ranks may have different numbers of parts,
+            except where a forward pass communicates (FSDP2, SyncBatchNorm).
+        modules: the modules that `encode` calls, including wrappers (DDP, FSDP2).  By default a hook finds
+            them when they are called; name those that run inside a function compiled by `torch.compile`.
         scaler: a `torch.amp.GradScaler` for the gradients; the loss returned is not scaled.
 
     Returns:
@@ -56,7 +56,7 @@ def backward(
     Raises:
         TypeError: parts is a tensor, or `encode` or the criterion returned something other than tensors.
         ValueError: no parts, parts that do not fit together, a loss that is not a scalar, or a parameter of
-            a module that was not seen.
+            a module that was not found when it was called.
         RuntimeError: nothing requires a gradient, or the second pass gave other embeddings.
 
     Example:

@@ -43,8 +43,9 @@ class NextEmbeddingLoss(nn.Module):
         predictor: a causal function `(B, t, D)` (and actions `(B, t, ...)`, if any) -> `(B, t, D)`,
             whose output at position i predicts the embedding that follows position i.
         actions `(B, T, ...)` or `(B, T - 1, ...)`: action t leads from embedding t to t + 1.
-        weights: bool or non-negative floats that broadcast to `(B, T)`.  A prediction weighs as much as the
-            least of the steps that it leads through; rows of weight 0 are given to the predictor as zeros.
+        weights: bool or non-negative floats that broadcast to `(B, T)`.  The prediction of step i + h from
+            step i has the smallest weight among the steps i, ..., i + h; rows of weight 0 are given to the
+            predictor as zeros.
         The result is a scalar.
 
     Raises:

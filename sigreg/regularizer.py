@@ -64,11 +64,14 @@ class SIGReg(nn.Module):
         (float64 for float64).  Leading dimensions (views) are tested one by one and averaged.
 
     Raises:
-        TypeError: z is not a floating-point tensor, the statistic does not know a keyword, or a setting has
-            the wrong type.
+        TypeError: z is not a floating-point tensor, weights are neither bool nor floating-point, the
+            statistic does not know a keyword, or a setting has the wrong type.
         ValueError: an unknown name, num_slices < 1, memory < 0, z with fewer than 2 dimensions or N < 2,
-            weights that do not fit.
-        RuntimeError: the ranks of `group` disagree on settings, shapes, seed or step (on every rank).
+            weights that do not fit, or that are negative or not finite (on a GPU a device-side assertion).
+        RuntimeError: the ranks of `group` disagree on settings, shapes, seed or step (on every rank); in
+            training mode without `step=`, a transform of `torch.func`, activation checkpointing together
+            with `memory=`, or a module left on the CPU while a CUDA graph is captured; a module left on the
+            meta device.
 
     Non-finite embeddings of positive weight give a non-finite loss, so that a GradScaler can skip the step.
 

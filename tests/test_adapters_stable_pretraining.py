@@ -163,6 +163,19 @@ def test_evaluation_of_views_has_no_loss():
     assert "loss" not in Module().eval()({"views": [view(8, 0), view(8, 1)]}, "validate")
 
 
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        ({"views": list(embeddings(2, 6, 3))}, "a tensor"),
+        ({"views": [{"label": torch.arange(6)}]}, "a dict as a view"),
+        (embeddings(6, 3), "a tensor"),
+    ],
+)
+def test_views_that_are_not_dicts_with_an_image_are_an_error_that_says_so(batch, got):
+    with pytest.raises(TypeError, match=rf'each view a dict {{"image": \(N, C, H, W\)}}.*got {got}'):
+        Module()(batch, "fit")
+
+
 def test_views_without_a_global_one_are_an_error():
     with pytest.raises(ValueError, match=r"no view is global.*local_1"):
         Module()({"local_1": view(4, 0), "batch_idx": 3}, "fit")

@@ -108,6 +108,17 @@ def test_moment_statistics_exceed_any_bound(name: str, sample, bound: float) -> 
     assert float(first.abs().max()) <= gradient_bound(3.0, 17)
 
 
+@pytest.mark.parametrize("k_max", [1, 2, 3, 4, 6])
+def test_the_gradient_of_moments_on_a_far_sample_grows_like_the_stated_power(k_max: int) -> None:
+    def gradient(distance: float) -> float:
+        x = torch.zeros(128, 1, dtype=torch.float64)
+        x[0] = distance
+        x.requires_grad_()
+        return float(torch.autograd.grad(moments(x, k_max=k_max).sum(), x)[0][0])
+
+    assert gradient(1e6) / gradient(1e5) == pytest.approx(10.0 ** (2 * k_max - 1), rel=1e-4)
+
+
 @pytest.mark.parametrize("k_max", [1, 2, 3, 4, 5])
 def test_five_moments_do_not_make_a_normal_distribution(k_max: int) -> None:
     """The three-point Gauss-Hermite rule as a sample: every moment up to the fifth is N(0,1)'s."""

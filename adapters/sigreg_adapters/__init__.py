@@ -1,1 +1,1 @@
-"""SIGReg in the frameworks people already use: one module per host, imported only when asked for."""
+"""SIGReg in the frameworks people already use: a module for each, loaded only when it is imported by name."""

@@ -3,9 +3,9 @@
     - from eb_jepa.losses import BCS
     + from sigreg_adapters.eb_jepa import BCS
 
-The host's class reduces over the ranks in place, without autograd: its gradient is 1/world_size of what it
-should be.  Its step is in no checkpoint.  Here `state_dict()` has it, which the host's example does not save;
-give it to `save_checkpoint` and `load_checkpoint` beside the model's.
+eb_jepa's class sums over the ranks without autograd, so its gradient is 1/world_size of the right one, and
+its checkpoints do not contain the step of its directions.  Here `state_dict()` contains it.  eb_jepa's
+example saves no criterion, so pass the criterion to `save_checkpoint` and `load_checkpoint` beside the model.
 
 Tried with eb_jepa 0.1.1 (git 966e61e).
 """
@@ -23,8 +23,8 @@ from sigreg.sample import Sample
 from sigreg.univariate import epps_pulley
 from sigreg_adapters.last_batch import weights_of_one_row
 
-# The host's 10 points on [-3, 3] are the odd multiples of 1/3.  Twice the grid of all multiples up to 3, less
-# that of the even ones up to 8/3, whose last point weighs half and is taken out by a third grid, is theirs.
+# eb_jepa's 10 points on [-3, 3] are the odd multiples of 1/3.  Twice the grid of all multiples up to 3, less
+# that of the even ones up to 8/3, whose last point weighs half and is taken out by a third grid, gives them.
 STATISTIC = {
     functools.partial(epps_pulley, t_max=3.0, num_points=10): 2.0,
     functools.partial(epps_pulley, t_max=8 / 3, num_points=5): -1.0,
@@ -39,11 +39,11 @@ class BCS(nn.Module):
         num_slices: random slices per call.
         lmbd: the weight of SIGReg.  eb_jepa does not multiply SIGReg by N, and its prediction term is 4 times
             that of `sigreg.LeJEPALoss`, whose ratio lambda_param / (1 - lambda_param) is lmbd / (4 N).
-        **settings: anything else `sigreg.SIGReg` takes.  The statistic is computed on the host's grid;
+        **settings: anything else `sigreg.SIGReg` takes.  The statistic is computed on eb_jepa's grid;
             `statistic="epps_pulley"` takes this library's default.
 
     Shapes:
-        z1, z2 `(N, D)` -> dict of scalars "loss", "bcs_loss" and "invariance_loss", as the host's.
+        z1, z2 `(N, D)` -> dict of scalars "loss", "bcs_loss" and "invariance_loss", as eb_jepa's.
 
     Raises:
         ValueError: views of different shape, or num_slices < 1.

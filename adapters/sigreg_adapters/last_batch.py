@@ -1,4 +1,4 @@
-"""A last batch of one row, at which hosts go on and `sigreg.SIGReg` stops."""
+"""A last batch of one row, which other libraries' classes accept and `sigreg.SIGReg` refuses."""
 
 from __future__ import annotations
 

@@ -48,6 +48,10 @@ class GaussianityMonitor(Callback):
         figure_every_n_steps: steps between two figures; 0 draws none.
         num_slices: random directions, tested besides the coordinates.
 
+    Attributes:
+        last: the numbers that were logged last, a dict by name; None before the first report.
+        diagnosis: the `sigreg.diagnostics.Diagnosis` of the last report, or None.
+
     Raises:
         TypeError: a setting of the wrong type.
         ValueError: a setting out of range; at the start of training, when there is no SIGReg or no such
@@ -55,7 +59,7 @@ class GaussianityMonitor(Callback):
 
     Example:
         >>> monitor = GaussianityMonitor(every_n_steps=100, stop_on_collapse=True)
-        >>> monitor.last is None  # what was logged last, once training runs
+        >>> monitor.last is None  # training has not begun
         True
     """
 

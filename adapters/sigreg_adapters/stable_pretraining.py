@@ -3,41 +3,45 @@
     - from stable_pretraining.methods.lejepa import SlicedEppsPulley
     + from sigreg_adapters.stable_pretraining import SlicedEppsPulley
 
-The host's class discards the result of its all_reduce, so that each rank has the value of its own batch,
-times the world size.  `lejepa` is for `stable_pretraining.Module(forward=lejepa, ...)`.
+stable-pretraining's class discards the result of its all_reduce, so that each rank has the value of its own
+batch, times the world size.  `lejepa` is for `stable_pretraining.Module(forward=lejepa, ...)`.
 
 Tried with stable-pretraining 0.1.8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import sigreg
+from sigreg.sample import described
 from sigreg_adapters.last_batch import weights_of_one_row
 
 
 class SlicedEppsPulley(sigreg.SIGReg):
     """`sigreg.SIGReg` under stable-pretraining's names: one sample `(N, D)`, over the batch of all ranks.
 
-    The host's LeJEPA pools its views into that sample, which multiplies the value by their number V:
-    `sigreg.conventions.convert_lambda(..., "stable-pretraining", "sigreg", V=V)` converts the weight.
-    The directions differ from the host's, and stay the same in eval mode.
+    stable-pretraining's LeJEPA pools its views into that sample, which multiplies the value by their number
+    V: `sigreg.conventions.convert_lambda(..., "stable-pretraining", "sigreg", V=V)` converts the weight.
+    The directions differ from those of stable-pretraining's class, and stay the same in eval mode.
 
     Args:
         num_slices: random slices per call.
         t_max: half-range of the integral.
-        n_points: quadrature points on the half-line (`num_points`); the host's must be odd, these need not.
+        n_points: quadrature points on the half-line (`num_points`), an odd or an even number.
         **settings: anything else `sigreg.SIGReg` takes, e.g. `directions="orthogonal"` or `group=None`.
 
     Shapes:
         x `(N, D)`, weights (optional) `(N,)` -> scalar.
 
     Raises:
-        ValueError: x is not `(N, D)`; t_max, n_points or num_slices are out of range.
+        TypeError: x is not a floating-point tensor, such as a list of views.
+        ValueError: x is not `(N, D)`; t_max, n_points or num_slices are out of range; t_max or n_points are
+            given with another statistic.
 
     Example:
         >>> import torch
@@ -71,11 +75,11 @@ class SlicedEppsPulley(sigreg.SIGReg):
 
     @property
     def global_step(self) -> Tensor:
-        """The number of calls in training mode, under the host's name."""
+        """The number of calls in training mode, under stable-pretraining's name."""
         return self.step
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        if prefix + "global_step" in state_dict:  # a checkpoint of the host's class
+        if prefix + "global_step" in state_dict:  # a checkpoint of stable-pretraining's class
             for constant in ("ep.t", "ep.phi", "ep.weights"):
                 state_dict.pop(prefix + constant, None)
             step = state_dict.pop(prefix + "global_step")
@@ -91,7 +95,7 @@ def lejepa(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         )
 
     Args:
-        self: the host's Module, with `backbone`, `projector` and `lejepa_loss`.
+        self: stable-pretraining's `Module`, with `backbone`, `projector` and `lejepa_loss`.
         batch: `{"views": [view, ...]}` (all global) or named views, here or under "views", whose names begin
             with "global" or "local"; each view a dict with "image" and perhaps "label".  A batch
             that has an "image" itself is a single view: its embedding is all that is computed.
@@ -102,6 +106,7 @@ def lejepa(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         "prediction_loss" and "sigreg_loss".
 
     Raises:
+        TypeError: a batch or a view that is not a dict, or a view without "image".
         ValueError: named views of which none is global.
 
     Example:
@@ -115,6 +120,8 @@ def lejepa(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
         >>> sorted(lejepa(module, {"views": views}, "fit"))
         ['embedding', 'loss', 'prediction_loss', 'sigreg_loss']
     """
+    if isinstance(batch, (Tensor, list, tuple)):
+        raise TypeError(f"expected a dict as batch, {_BATCH}; got {described(batch)}")
     if "image" in batch:
         label = {"label": batch["label"]} if "label" in batch else {}
         return {"embedding": self.backbone(batch["image"]), **label}
@@ -132,12 +139,22 @@ def lejepa(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
     return out
 
 
+_BATCH = (
+    '{"views": [view, ...]} or views named "global..." and "local...", each view a dict '
+    '{"image": (N, C, H, W)}, with "label": (N,) if there are labels'
+)
+
+
 def _views(views: Any) -> tuple[list[Any], int]:
     """The views, global ones first, and how many those are."""
     if not isinstance(views, dict):
+        for view in views:
+            if not isinstance(view, Mapping) or "image" not in view:
+                raise TypeError(f"expected {_BATCH}; got {described(view)} as a view")
         return list(views), len(views)
     named = {name: view for name, view in views.items() if isinstance(view, dict)}  # batch_idx is one too
     groups = [[named[name] for name in named if name.startswith(kind)] for kind in ("global", "local")]
     if not groups[0]:
-        raise ValueError(f"no view is global; expected names such as 'global_1', got {list(named)}")
+        given = {name: type(view).__name__ for name, view in views.items()}
+        raise ValueError(f"no view is global; expected {_BATCH}; got {given}")
     return groups[0] + groups[1], len(groups[0])

@@ -21,9 +21,9 @@ from sigreg_adapters.last_batch import weights_of_one_row
 class SIGReg(sigreg.SIGReg):
     """`sigreg.SIGReg` under stable-worldmodel's names: of every time step, over the batch of all ranks.
 
-    The host's class has each rank look at its own batch.  It also draws from torch's global generator at
-    every call; here directions follow from `seed` and the number of calls, so that all ranks share them, a
-    resumed run goes on where it stopped, and evaluation is deterministic.
+    stable-worldmodel's class tests each rank's own batch, and draws its directions from torch's global
+    generator at every call.  Here they follow from `seed` and the number of calls, so that all ranks share
+    them, a resumed run continues where it stopped, and evaluation is deterministic.
 
     Args:
         knots: quadrature points on the half-line [0, 3] (`num_points`).
@@ -31,11 +31,12 @@ class SIGReg(sigreg.SIGReg):
         **settings: anything else `sigreg.SIGReg` takes, e.g. `directions="orthogonal"` or `group=None`.
 
     Shapes:
-        proj `(T, B, D)` -> scalar: the sample axis is -2, so transpose embeddings `(B, T, D)` as the host's
-        training script does.  weights (optional) broadcast to `(T, B)`: 0 leaves out a padded step.
+        proj `(T, B, D)` -> scalar: the sample axis is -2, so transpose embeddings `(B, T, D)`, as
+        stable-worldmodel's training script does.  weights (optional) broadcast to `(T, B)`: 0 leaves out a
+        padded step.
 
     Raises:
-        ValueError: knots < 2 or num_proj < 1.
+        ValueError: knots < 2 or num_proj < 1, or knots given with another statistic.
 
     Example:
         >>> import torch
@@ -59,7 +60,7 @@ class SIGReg(sigreg.SIGReg):
         return super().forward(proj, weights_of_one_row(proj, weights, self.group), step=step)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        if prefix + "_extra_state" not in state_dict:  # the host's class keeps constants and no stream
+        if prefix + "_extra_state" not in state_dict:  # a checkpoint of stable-worldmodel's class
             for constant in ("t", "phi", "weights"):
                 state_dict.pop(prefix + constant, None)
             state_dict[prefix + "_extra_state"] = self.get_extra_state()

@@ -25,7 +25,7 @@ class Encoder(nn.Module):
         backbone: a timm model name.
         projection_dim: width D of the projection; 16 to 128 suit small data.
         hidden_dim: width of the projector's two hidden layers.
-        pretrained: load timm's weights (needs its download host).
+        pretrained: load timm's weights, which are downloaded.
         **backbone_kwargs: passed on to `timm.create_model`, e.g. `dynamic_img_size=True`, which a ViT
             needs for crops of two sizes.
 

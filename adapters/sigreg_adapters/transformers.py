@@ -47,15 +47,21 @@ class SIGRegTrainer(Trainer):
         TypeError: at the first step, a base model without `last_hidden_state (B, L, D)`.
         RuntimeError: a microbatch whose second encoding differs from its first.
 
-    An example, in which the embedding of a text is the mean over its tokens:
-
-        from sigreg import SIGReg
-        from sigreg_adapters.transformers import SIGRegTrainer
-
-        trainer = SIGRegTrainer(
-            model, args, train_dataset=data, sigreg_weight=0.05, pooling="mean", sigreg=SIGReg(num_slices=256)
-        )
-        trainer.train()
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+        >>> size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        >>> model = BertForSequenceClassification(BertConfig(vocab_size=50, num_labels=2, **size))
+        >>> data = [{"input_ids": torch.randint(50, (12,)), "labels": n % 2} for n in range(64)]
+        >>> args = TrainingArguments(
+        ...     tempfile.mkdtemp(), max_steps=2, logging_steps=1, report_to="none", save_strategy="no",
+        ... )
+        >>> trainer = SIGRegTrainer(model, args, train_dataset=data, sigreg_weight=0.05, pooling="mean")
+        >>> _ = trainer.train()  # prints its logs
+        {...
+        >>> [log["sigreg"] > 0 for log in trainer.state.log_history if "sigreg" in log]
+        [True, True]
 
     Source: LeJEPA, arXiv 2511.08544; the two passes are gradient caching, arXiv 2101.06983.
     """

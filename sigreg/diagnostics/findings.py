@@ -68,6 +68,9 @@ def diagnose(z: Tensor | Any, *, num_slices: int = 256, seed: int = 0) -> Diagno
         num_slices: random directions.
         seed: of the directions; the global generator is not touched.
 
+    Returns:
+        A `Diagnosis`: `findings`, empty for healthy embeddings, and `measured`.
+
     Raises:
         TypeError: z is not a floating-point tensor or array, or num_slices is no int.
         ValueError: z is not (N, D), N < 2, z is not finite, or num_slices < 1.

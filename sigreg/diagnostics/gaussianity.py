@@ -46,9 +46,10 @@ class Gaussianity(NamedTuple):
     """What `gaussianity` found about N rows of D columns; `print` it."""
 
     gaussian: bool
-    """True when the most suspicious measure is one that N(0, I) shows in 1 of 20 samples or more."""
+    """True when `p_value` is above 0.05."""
     p_value: float
-    """The share of N(0, I) samples whose most suspicious measure is as suspicious as this one's."""
+    """The share of samples of N(0, I), this sample included, whose largest z-score over the measures is at
+    least that of this sample."""
     measures: dict[str, Measure]
     """Larger is less Gaussian, each on its own."""
     effective_rank: float
@@ -119,9 +120,9 @@ def gaussianity(
         seed: of the directions and the null; the global generator is not touched.
 
     Returns:
-        A `Gaussianity`: deterministic, numbers as floats.  Its verdict is on the most suspicious
-        measure (largest z-score), held against the most suspicious measure of each null sample, so
-        that looking at eight numbers costs no false alarms: 1 in 20 at N(0, I).
+        A `Gaussianity`: deterministic, numbers as floats.  The verdict compares the largest of the eight
+        z-scores with the largest one of each sample of N(0, I), so that a sample of N(0, I) is called not
+        Gaussian in 1 of 20 cases although eight numbers are tested.
 
     Raises:
         TypeError: `z` is not a floating-point tensor or array, weights are neither bool nor floating-point,

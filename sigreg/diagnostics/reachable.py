@@ -1,14 +1,7 @@
 """What SIGReg can reach: the expected value of a Gaussian that fills r of D dimensions.
 
-1.05 is the expected value under N(0, I).  Embeddings that vary in r < D directions only cannot have it: in a
-random direction a their slice is normal with the variance s^2 |P a|^2, P the projection on the r directions,
-and |P a|^2 is not the same for every a.  The best that their scale s can do is a minimum in one variable:
-
-    R(r, N, D) = min_s N sum_p w_p [ (1 - 1/N) M(s^2 t_p^2) + 1/N - 2 phi_p M(s^2 t_p^2 / 2) + phi_p^2 ],
-
-    M(c) = E exp(-c b),   b = |P a|^2 ~ Beta(r/2, (D - r)/2),
-
-with the grid t_p and the weights w_p of the statistic.
+1.05 is the expected value under N(0, I).  Embeddings that vary in r < D directions only cannot have it;
+`reachable_value` computes what they can have at the best scale.
 """
 
 from __future__ import annotations
@@ -78,6 +71,16 @@ def collapsed_value(N: float, grid: str = "reference") -> float:
 @functools.lru_cache(maxsize=256)
 def reachable_value(rank: float, N: float, D: int, grid: str = "reference") -> float:
     """The lowest expected Epps-Pulley value of a Gaussian with equal variance in `rank` of D dimensions.
+
+    Let its standard deviation be s in each of r = `rank` directions, and P the projection on them.  Along a
+    random unit vector a the slice is normal with the variance s^2 |P a|^2, which is not the same for every a.
+    The value is the minimum over s of the expected statistic:
+
+        R(r, N, D) = min_s N sum_p w_p [ (1 - 1/N) M(s^2 t_p^2) + 1/N - 2 phi_p M(s^2 t_p^2 / 2) + phi_p^2 ],
+
+        M(c) = E exp(-c b),   b = |P a|^2 ~ Beta(r/2, (D - r)/2),
+
+    with the grid t_p and the weights w_p of the statistic, and phi_p = exp(-t_p^2 / 2).
 
     Args:
         rank: 1...D, not necessarily a whole number.

@@ -18,7 +18,20 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 def chosen(backend: str, z: Tensor | None = None) -> str:
     """The backend that runs for embeddings z: the one that was named, or what `"auto"` stands for here.
 
-    `"inductor"` compiles for a minute or two at the first call, so it is used only if it is named.
+    `"inductor"` compiles for a minute or two at the first call, so it is used only if it is named, or within
+    the user's own `torch.compile`.
+
+    Args:
+        backend: one of `BACKENDS`.
+        z: the embeddings; None for embeddings on the CPU.
+
+    Returns:
+        One of `BACKENDS` other than "auto".
+
+    Example:
+        >>> import torch
+        >>> chosen("auto", torch.zeros(64, 8)), chosen("inductor")
+        ('eager', 'inductor')
     """
     if torch.compiler.is_compiling() and backend != "reference":
         return "inductor"  # a compiler cannot fuse across tiles, preallocated buffers and other kernels

@@ -17,9 +17,9 @@ def exact_sigreg(z: Tensor, *, weights: Tensor | None = None, unbiased: bool = F
         E_a EP(z a) = N sqrt(2 pi) [ mean_jk M(|z_j - z_k|^2 / 2)
                                      - sqrt(2) mean_j M(|z_j|^2 / 4) + 1/sqrt(3) ]
 
-    with M(s) = E_a exp(-s a_1^2) = 1F1(1/2; D/2; -s).  It is what `SIGReg(num_slices=K, t_max=5.0)`
-    estimates without bias, and so its oracle; as a loss of its own it has no noise from slices but
-    costs O(N^2 D), and it needs the whole batch in one process.
+    with M(s) = E_a exp(-s a_1^2) = 1F1(1/2; D/2; -s).  `SIGReg(num_slices=K, t_max=5.0)` estimates it
+    without bias from slices, up to the error of the quadrature.  As a loss it has no noise from slices, but
+    costs O(N^2 D) and needs the whole batch in one process.
 
     Args:
         z: embeddings, `(..., N, D)`, any floating dtype; computed in float64.  Only O(N D) is kept
@@ -30,8 +30,8 @@ def exact_sigreg(z: Tensor, *, weights: Tensor | None = None, unbiased: bool = F
 
     Returns:
         `(...)`, times N, one value for each leading index: 1.0594 on average under N(0, I), 0.40892 N
-        for embeddings collapsed onto the origin.  (The reference grid of SIGReg, [0, 3] x 17, reads
-        1.0525 and 0.40205 N.)
+        for embeddings collapsed onto the origin.  (The default grid of SIGReg, 17 points on [0, 3],
+        gives 1.0525 and 0.40205 N.)
 
     Raises:
         TypeError: `z` is not a floating-point tensor.

@@ -65,9 +65,23 @@ def plain(value: Any) -> Value:
 def read_csv(path: str | Path) -> list[Row]:
     """The runs of a CSV file with a header, one row a run.
 
+    Args:
+        path: of the file, in UTF-8.
+
+    Returns:
+        One dict for each run, for `rank_runs`.  Text that is a number or a truth value becomes one; empty
+        cells and NaN become None.
+
     Raises:
         OSError: the file cannot be read.
         ValueError: it has no header, is not text, or a row is longer than the header.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "runs.csv"
+        >>> _ = path.write_text("lr,loss,note\\n0.001,0.31,\\n0.01,0.24,best\\n")
+        >>> read_csv(path)
+        [{'lr': 0.001, 'loss': 0.31, 'note': None}, {'lr': 0.01, 'loss': 0.24, 'note': 'best'}]
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
@@ -83,7 +97,26 @@ def read_csv(path: str | Path) -> list[Row]:
 
 
 def write_csv(path: str | Path, rows: list[Row]) -> None:
-    """Rows of equal columns as a CSV file."""
+    """Write rows as a CSV file with a header, such as `Ranking.rows()`.
+
+    Args:
+        path: of the file; one that exists is replaced.
+        rows: one dict for each line, all with the same keys; None becomes an empty cell.
+
+    Raises:
+        OSError: the file cannot be written.
+        IndexError: there are no rows.
+        ValueError: a row has a key that the first one lacks.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from sigreg.selection import rank_runs
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "ranked.csv"
+        >>> runs = [{"lr": 0.001, "loss": 0.31}, {"lr": 0.01, "loss": 0.24}]
+        >>> write_csv(path, rank_runs(runs, by="lr").rows())
+        >>> read_csv(path)[0]
+        {'rank': 1, 'score': 0.24, 'loss': 0.24, 'runs': 1, 'lr': 0.01}
+    """
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

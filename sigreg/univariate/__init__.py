@@ -1,8 +1,8 @@
 """Univariate goodness-of-fit statistics against N(0,1): pure functions `(..., N, K) -> (..., K)`.
 
-Mergeable by sums, hence a small message over several processes: `epps_pulley`, `jarque_bera`,
-`extended_jarque_bera`, `vcreg`, `moments`.  On the sorted sample, hence a sort and a gather:
-`cramer_von_mises`, `anderson_darling`, `watson`, `shapiro_francia`, `vasicek_entropy`.
+`epps_pulley`, `jarque_bera`, `extended_jarque_bera`, `vcreg` and `moments` depend on the sample through sums,
+so that several processes exchange a small message.  `cramer_von_mises`, `anderson_darling`, `watson`,
+`shapiro_francia` and `vasicek_entropy` sort the sample, and gather it over several processes.
 
 All compute in float32 at least, take `weights` (a mask or non-negative numbers) and are smaller where the
 sample is more normal.

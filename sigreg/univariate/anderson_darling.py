@@ -31,8 +31,9 @@ def anderson_darling(x: Tensor | Sample, *, weights: Tensor | None = None, group
         A^2(x) = -N - 1/N sum_i (2i - 1) [ log F(x_(i)) + log(1 - F(x_(N+1-i))) ]
 
     Computed as A^2_min + 2 N sum_i p_i KL(u_i || F(x_(i))) with p_i = 1/N and u_i = (2i - 1)/(2N), A^2_min
-    being the value where F(x_(i)) = u_i: the Kullback-Leibler divergences of Bernoulli variables are never
-    negative and small where the sample is normal, whereas -N + (about N) would leave float32 no digits.
+    being the value where F(x_(i)) = u_i.  The Kullback-Leibler divergences of Bernoulli variables are never
+    negative, and small where the sample is normal; the textbook's form subtracts two numbers near N, which
+    loses the more digits in float32 the larger N is.
     With weights, p_i = w_i / sum w and u_i lies in the middle of the i-th step.  In the tails the
     statistic grows like x^2 and its gradient like x, so that far samples are pulled back.
 

@@ -20,8 +20,8 @@ def moments(
 
     He_k is the probabilists' Hermite polynomial.  All k_max means are zero exactly when all moments
     up to k_max are those of N(0,1), but unlike raw moments they are uncorrelated there and of
-    variance k!, so every term has mean 1.  Any k_max leaves distributions it cannot tell from N(0,1),
-    and the gradient grows like |x|^{k_max - 1}: both shown in the tests.
+    variance k!, so every term has mean 1.  No k_max distinguishes every distribution from N(0,1).  The
+    gradient on one far sample x grows like |x|^(2 k_max - 1) / N.  The tests show both.
 
     Args:
         x: samples, `(..., N, K)`, any floating dtype; computed in float32 at least.

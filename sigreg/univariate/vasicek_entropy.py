@@ -30,15 +30,17 @@ def vasicek_entropy(
         weights: a bool mask that broadcasts to `(..., N)`; spacings have no weighted form.
         group: the processes that share the sample: None (this one alone), "auto" or a process group,
             which gathers the sample.
-        m: the window, 1 <= m; sqrt(N) rounded and below N/2 by default, as SciPy's.
+        m: the window, 1...N-1.  By default sqrt(N) rounded to the nearest integer, as in SciPy, but at most
+            (N - 1) // 2 and at least 1.
 
     Returns:
         `(..., K)`; H equals `scipy.stats.differential_entropy(x, method="vasicek")`.
         Spacings below 1e-8 count as 1e-8, with gradient 0; SciPy's entropy of ties is -inf.
         An estimate rather than a distance: at large N a normal sample may fall slightly below 0.
 
-    Cost: a sort, as for `cramer_von_mises` (2.1 to 2.9 times `epps_pulley`).  The gradient grows like
-    1 / spacing: the least smooth member of the family.
+    Cost: a sort, as for `cramer_von_mises` (2.1 to 2.9 times `epps_pulley`).
+
+    The gradient grows like 1 / spacing as neighbouring samples approach each other.
 
     Raises:
         TypeError: `x` is not a floating-point tensor, or m not an int.

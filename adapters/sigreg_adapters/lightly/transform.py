@@ -24,6 +24,9 @@ class LeJEPATransform(MultiViewTransform):
         **view: settings of lightly's DINOViewTransform for every view, e.g. `cj_strength=0.5`,
             `gaussian_blur=0.0`, `normalize=None`.
 
+    Shapes:
+        An image -> a list of n_global_views + n_local_views tensors `(3, size, size)`, global ones first.
+
     Raises:
         ValueError: no global view, or a negative number of local ones.
 
