@@ -145,7 +145,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         2,
         title=f"Training loss against accuracy, one objective a panel; in the last one {across}",
         note=f"{picture.dataset(str(frame.data.iloc[0]))}; a point is a run, and in the last panel the mean "
-        "over the seeds. rho is Spearman's correlation of low loss with high accuracy over the runs of a panel; "
+        "over the seeds. rho is Spearman's correlation of low loss with high accuracy over a panel's runs; "
         "its interval is in the table.",
     )
     for ax, (name, varied, rows) in zip(axes, shown, strict=False):
