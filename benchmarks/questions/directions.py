@@ -123,7 +123,7 @@ def figure(frame: pd.DataFrame) -> Figure:
             ax.errorbar(
                 mean.index, mean, yerr=bars, color=colour, marker=marker, ms=4, capsize=2, elinewidth=0.8
             )
-            label = "independent" if kind == "gaussian" else kind
+            label = {"gaussian": "independent", "sobol": "Sobol"}.get(kind, kind)
             ends.append((float(mean.index[-1]), float(mean.iloc[-1]), label, colour))
         ax.axhline(1, color=picture.GREY, linestyle=":", linewidth=1.2)
         ax.axvline(D, color=picture.PALE, linewidth=1.2, zorder=0)

@@ -284,7 +284,8 @@ def figure(frame: pd.DataFrame) -> Figure:
     diverged = [100 * found[found.variant == name].diverged.mean() for name in names]
     axes[0].barh(at, collapsed, color=picture.ORANGE, label="collapsed")
     axes[0].barh(at, diverged, left=collapsed, color=picture.RED, label="diverged")
-    axes[0].set_yticks(at, names)
+    counts = found.groupby("variant").size()
+    axes[0].set_yticks(at, [f"{name} (n = {counts[name]})" for name in names])
     axes[0].set_xlim(0, 100)
     picture.label(axes[0], "Runs that failed", "share of runs, %", "")
     picture.legend(axes[0], below=True, ncols=2)
@@ -307,6 +308,7 @@ def figure(frame: pd.DataFrame) -> Figure:
                 ends[2].append((float(steps[-1]), float(ranks[-1]), SHOWN[method], HUES[method]))
     picture.log_ticks(axes[1], rates)
     axes[2].set_yscale("log")
+    picture.plain_log(axes[2].yaxis)
     picture.label(axes[1], "Accuracy (diverged: 0)", "learning rate of AdamW", "k-NN on test images, %")
     picture.label(axes[2], "Effective rank of the embeddings", "step", "geometric mean over runs")
     for i, placed in ends.items():
