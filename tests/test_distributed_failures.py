@@ -74,6 +74,10 @@ def test_a_nan_on_one_rank_is_a_non_finite_loss_on_all(statistic):
         assert not loss.isfinite()
 
 
+def nothing() -> None:
+    """On a busy machine a new worker takes longer to start than the timeouts below."""
+
+
 def die_in_the_second_step(problem: Problem) -> str:
     model, sigreg = DDP(problem.network()), problem.sigreg()
     step(problem, model, problem.part(dist.get_rank()), sigreg)
@@ -83,6 +87,7 @@ def die_in_the_second_step(problem: Problem) -> str:
 
 
 def test_a_rank_killed_in_a_step_ends_the_others_with_an_error_within_the_timeout():
+    on_ranks(3, nothing)
     first, killed, last = outcomes(3, die_in_the_second_step, Problem(split=(3, 3, 3)), timeout=5.0)
     assert killed.kind == "Died"
     for error in (first, last):
@@ -100,4 +105,5 @@ def one_rank_is_late(problem: Problem) -> str:
 
 
 def test_a_rank_that_does_not_come_is_an_error_after_the_timeout():
+    on_ranks(2, nothing)
     assert "imed out" in outcomes(2, one_rank_is_late, Problem(), timeout=2.0)[0]
