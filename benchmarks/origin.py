@@ -56,7 +56,10 @@ HARMLESS = {
     "bcb3cd29af": (ON_CORE, "it moves code and saves microseconds of a call"),
     "9761135320": (ON_CORE, "it is about the compilations of backend='inductor'"),
     "2b0c917417": (ON_CORE, "it is about the trial of Triton on a GPU"),
-    "5e21f57f0f": (("hosts", "hosts_long"), "it adds a method, and moves the probe into a function"),
+    "5e21f57f0f": (
+        ("hosts", "hosts_long", "stability"),
+        "it adds a method, and moves the probe into a function",
+    ),
     "881b8ddf1a": (
         ON_CORE,
         "it is about GPUs, views of one valid row and calls without rows; other values and gradients are the "

@@ -205,6 +205,8 @@ def baselines(ax: Axes, values: dict[str, float]) -> None:
             va="bottom" if i else "top",
             color=GREY,
             fontsize=8,
+            zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
     if values:  # space for the lower label
         low, high = ax.get_ylim()

@@ -75,14 +75,16 @@ def figure(frame: pd.DataFrame) -> Figure:
     runs, steps = runs_of(frame), steps_of(frame)
     timed = not steps.empty
     seeds = runs.groupby("method").seed.nunique()
+    runs_each = f"mean over {picture.seeds(seeds)}" if seeds.max() > 1 else "one run"
     band = ", band: sd" if seeds.max() > 1 else ""
+    several = len(list(_settings(runs))) > len(seeds)
+    dashed = " Dashed: another setting of a method." if several else ""
     hours = " Hours: steps times the time of one by host_steps." if timed else ""
     fig, axes = picture.panels(
         2 if timed else 1,
         2,
         title=f"Accuracy when all images of CIFAR-10 are seen {runs.epochs.max():g} times",
-        note=f"Narrow ResNet-9; mean over {picture.seeds(seeds)} a method{band}. "
-        f"Dashed: another setting of a method.{hours}",
+        note=f"Narrow ResNet-9; {runs_each} a method{band}.{dashed}{hours}",
         size=(11, 8 if timed else 4.2),
         sharey="row",
     )
