@@ -58,6 +58,9 @@ assert_near(got, grad.transpose(0, 1)[..., ::2], reference(z, A))
 
 assert torch.equal(got, sliced(z, A))
 
+from sigreg.kernels import choice
+assert choice._triton_works(torch.device("cpu"))  # the trial before the first use
+
 # Over ranks, and with directions that require grad, the sums and the gradient are two calls.
 for other in (None, torch.rand(3, 41)):
     z, A = problem(3, 41, 7, 21)
