@@ -66,6 +66,7 @@ HARMLESS = {
         "same to the last bit",
     ),
     "f1b9f0d09a": (ON_CORE, "it names a type"),
+    "8854c4e167": (ON_CORE, "it is about the trial of Triton on a GPU"),
 }
 
 
