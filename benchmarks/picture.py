@@ -192,22 +192,9 @@ def _apart(heights: list[float], gap: float) -> list[float]:
     return [float(height) for height in placed]
 
 
-def baselines(ax: Axes, values: dict[str, float]) -> None:
-    """A dotted line for what pixels and an untrained network reach, named at the line's left end."""
-    for i, (name, value) in enumerate(sorted(values.items(), key=lambda item: item[1])):
+def baselines(ax: Axes, values: dict[str, float]) -> list[tuple[float, float, str, str]]:
+    """A dotted line for each accuracy that pixels or an untrained network reach; gives ends for `name_ends`."""
+    for value in values.values():
         ax.axhline(100 * value, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
-        ax.annotate(
-            f"{name} {100 * value:.1f}",
-            (0.01, 100 * value),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 2 if i else -2),
-            textcoords="offset points",
-            va="bottom" if i else "top",
-            color=GREY,
-            fontsize=8,
-            zorder=5,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
-        )
-    if values:  # space for the lower label
-        low, high = ax.get_ylim()
-        ax.set_ylim(min(low, 100 * min(values.values()) - 0.07 * (high - low)), high)
+    right = ax.get_xlim()[1]
+    return [(right, 100 * value, f"{name} {100 * value:.1f}", GREY) for name, value in values.items()]
