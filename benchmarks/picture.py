@@ -153,6 +153,13 @@ def ranges(stats: pd.DataFrame) -> list[pd.Series]:
     return [(stats["mean"] - stats["min"]).clip(lower=0), (stats["max"] - stats["mean"]).clip(lower=0)]
 
 
+def same_height(axes: Sequence[Axes]) -> None:
+    """The same limits of y for all these panels."""
+    limits = [ax.get_ylim() for ax in axes]
+    for ax in axes:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
 def name_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]], gap: float = 0.055) -> None:
     """Labels `(x, y, text, colour)` right of the axes, at the height of their lines, moved apart where they
     meet.
@@ -193,7 +200,7 @@ def _apart(heights: list[float], gap: float) -> list[float]:
 
 
 def baselines(ax: Axes, values: dict[str, float]) -> list[tuple[float, float, str, str]]:
-    """A dotted line for each accuracy that pixels or an untrained network reach; gives ends for `name_ends`."""
+    """A dotted line for what pixels and an untrained network reach; gives ends for `name_ends`."""
     for value in values.values():
         ax.axhline(100 * value, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
     right = ax.get_xlim()[1]

@@ -70,8 +70,8 @@ def show(name: str, arguments: list[str]) -> None:
 def frames(name: str, results: str | None = None) -> list[tuple[str, pd.DataFrame]]:
     """The rows behind a question, scale by scale: its own, or those of its module's `sources`.
 
-    What pixels and an untrained network reach at that scale travels in `frame.attrs`, and what pixels reach on
-    the same data in `indomain`.
+    What pixels and an untrained network reach at that scale travels in `frame.attrs`, and what pixels reach
+    on the same data in `indomain`.
     """
     sources = getattr(engine.module(name), "sources", None) or [name]
     tables = [Table(source, results).frame().assign(question=source) for source in sources]

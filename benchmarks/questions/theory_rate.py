@@ -220,7 +220,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     for row, D in enumerate([*dimensions[:1], *dimensions[1:][-1:]]):
         for ax, density in zip(axes[4 * row : 4 * row + 4], ALPHA, strict=True):
             _rate_panel(ax, rate[(rate.D == D) & (rate.density == density)], f"D = {int(D)}, {density}")
-        _same_height(axes[4 * row : 4 * row + 4])
+        picture.same_height(axes[4 * row : 4 * row + 4])
     if len(dimensions):
         picture.legend(axes[0], loc="lower left", bbox_to_anchor=(0.0, 0.0))
     if len(toys):
@@ -228,13 +228,6 @@ def figure(frame: pd.DataFrame) -> Figure:
     for ax in axes:
         ax.set_visible(bool(ax.get_title(loc="left")))
     return fig
-
-
-def _same_height(axes: list[Axes]) -> None:
-    """The same limits for all panels of a row."""
-    limits = [ax.get_ylim() for ax in axes]
-    for ax in axes:
-        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def _rate_panel(ax: Axes, rows: pd.DataFrame, title: str) -> None:
@@ -287,7 +280,7 @@ def _toy_panels(axes: list[Axes], best: pd.DataFrame) -> None:
         ax.axhline(NULL, color=picture.GREY, linestyle=":", linewidth=1.2)
         ax.set_yscale("log")
         picture.plain_log(ax.yaxis)
-    _same_height(axes[:3])
+    picture.same_height(axes[:3])
     axes[0].annotate(
         "N(0, I)", (0.02, NULL), xycoords=("axes fraction", "data"), va="bottom", color=picture.GREY
     )
