@@ -134,11 +134,11 @@ def _note(found: pd.DataFrame, common: pd.DataFrame, rank: float, spread: float)
     return (
         f"{found.data.iloc[0]}. Failed: diverged, or collapsed to embeddings of effective rank below {rank} "
         f"or spread below {spread}; bars: Wilson's 95 % intervals. Whole methods: {found.depth.nunique()} "
-        f"depths, {found.width.nunique()} widths, {found.norm.nunique()} norms, {found.seed.nunique()} seeds; "
-        "accuracy at the usual depth and width, mean and sd, 0 for a run that diverged. Parts removed, and "
+        f"depths, {found.width.nunique()} widths, {found.norm.nunique()} norms, {found.seed.nunique()} seeds"
+        "; accuracy at the usual depth and width, mean and sd, 0 for a run that diverged. Parts removed, and "
         "both rows below: only the learning rates, encoders and seeds that every line has (at most "
-        f"{number} runs a line, {common.lr.nunique()} learning rates, norms {norms}; the table has all runs); "
-        "accuracy: mean and range over norms; rank: geometric mean and range over runs."
+        f"{number} runs a line, {common.lr.nunique()} learning rates, norms {norms}; the table has all runs)"
+        "; accuracy: mean and range over norms; rank: geometric mean and range over runs."
     )
 
 
