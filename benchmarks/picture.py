@@ -184,7 +184,7 @@ def name_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]], gap: floa
 
 
 def _apart(heights: list[float], gap: float) -> list[float]:
-    """The same order, each at least `gap` from the next, moved as little as a few sweeps can."""
+    """The same order, each at least `gap` from the next, within the axes, moved little."""
     order = np.argsort(heights)
     y = np.clip(np.array(heights)[order], 0.0, 1.0)
     for _ in range(200):
@@ -194,6 +194,8 @@ def _apart(heights: list[float], gap: float) -> list[float]:
         for i in np.flatnonzero(close):
             push = (gap - (y[i + 1] - y[i])) / 2
             y[i], y[i + 1] = y[i] - push, y[i + 1] + push
+    steps = gap * np.arange(len(y))
+    y = np.maximum(np.minimum(y, 1 - steps[::-1]), steps)  # keeps the gaps
     placed = np.empty_like(y)
     placed[order] = y
     return [float(height) for height in placed]
