@@ -102,7 +102,7 @@ def panel(
     dashed: Iterable[object] = (),
     colours: dict[object, str] | None = None,
 ) -> None:
-    """One probe: lines with bars, each named at its right end, and the baselines."""
+    """One probe: lines with bars and the baselines, each named at its right end."""
     groups = list(frame.groupby(lines, sort=True)) if lines else [("", frame)]
     ends = []
     for i, (value, rows) in enumerate(groups):
@@ -120,12 +120,11 @@ def panel(
             offset=0.0 if log else 2 * beside,
         )
         text = f"{value:g}" if isinstance(value, float) else str(value)
-        ends.append((*end, name.format(text), colour))
+        if lines:
+            ends.append((*end, name.format(text), colour))
     values = sorted(frame[x].dropna().unique())
     if log:
         picture.log_ticks(ax, values)
     else:
         ax.set_xticks(values, [f"{value:g}" for value in values])
-    picture.baselines(ax, baselines(frame, column))
-    if lines:
-        picture.name_ends(ax, ends)
+    picture.name_ends(ax, [*ends, *picture.baselines(ax, baselines(frame, column))])

@@ -59,6 +59,12 @@ def student(values: Any) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def wilson(count: int, number: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    found = stats.binomtest(count, number).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
 def paired(one: pd.Series, other: pd.Series) -> tuple[float, float, float, int]:
     """Mean difference of two series indexed by seed, its Student interval, and the number of pairs.
 

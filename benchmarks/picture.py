@@ -153,6 +153,13 @@ def ranges(stats: pd.DataFrame) -> list[pd.Series]:
     return [(stats["mean"] - stats["min"]).clip(lower=0), (stats["max"] - stats["mean"]).clip(lower=0)]
 
 
+def same_height(axes: Sequence[Axes]) -> None:
+    """The same limits of y for all these panels."""
+    limits = [ax.get_ylim() for ax in axes]
+    for ax in axes:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
 def name_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]], gap: float = 0.055) -> None:
     """Labels `(x, y, text, colour)` right of the axes, at the height of their lines, moved apart where they
     meet.
@@ -177,7 +184,7 @@ def name_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]], gap: floa
 
 
 def _apart(heights: list[float], gap: float) -> list[float]:
-    """The same order, each at least `gap` from the next, moved as little as a few sweeps can."""
+    """The same order, each at least `gap` from the next, within the axes, moved little."""
     order = np.argsort(heights)
     y = np.clip(np.array(heights)[order], 0.0, 1.0)
     for _ in range(200):
@@ -187,27 +194,16 @@ def _apart(heights: list[float], gap: float) -> list[float]:
         for i in np.flatnonzero(close):
             push = (gap - (y[i + 1] - y[i])) / 2
             y[i], y[i + 1] = y[i] - push, y[i + 1] + push
+    steps = gap * np.arange(len(y))
+    y = np.maximum(np.minimum(y, 1 - steps[::-1]), steps)  # keeps the gaps
     placed = np.empty_like(y)
     placed[order] = y
     return [float(height) for height in placed]
 
 
-def baselines(ax: Axes, values: dict[str, float]) -> None:
-    """A dotted line for what pixels and an untrained network reach, named at the line's left end."""
-    for i, (name, value) in enumerate(sorted(values.items(), key=lambda item: item[1])):
+def baselines(ax: Axes, values: dict[str, float]) -> list[tuple[float, float, str, str]]:
+    """A dotted line for what pixels and an untrained network reach; gives ends for `name_ends`."""
+    for value in values.values():
         ax.axhline(100 * value, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
-        ax.annotate(
-            f"{name} {100 * value:.1f}",
-            (0.01, 100 * value),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 2 if i else -2),
-            textcoords="offset points",
-            va="bottom" if i else "top",
-            color=GREY,
-            fontsize=8,
-            zorder=5,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
-        )
-    if values:  # space for the lower label
-        low, high = ax.get_ylim()
-        ax.set_ylim(min(low, 100 * min(values.values()) - 0.07 * (high - low)), high)
+    right = ax.get_xlim()[1]
+    return [(right, 100 * value, f"{name} {100 * value:.1f}", GREY) for name, value in values.items()]

@@ -70,7 +70,8 @@ def show(name: str, arguments: list[str]) -> None:
 def frames(name: str, results: str | None = None) -> list[tuple[str, pd.DataFrame]]:
     """The rows behind a question, scale by scale: its own, or those of its module's `sources`.
 
-    What pixels and an untrained network reach at that scale travels in `frame.attrs`.
+    What pixels and an untrained network reach at that scale travels in `frame.attrs`, and what pixels reach
+    on the same data in `indomain`.
     """
     sources = getattr(engine.module(name), "sources", None) or [name]
     tables = [Table(source, results).frame().assign(question=source) for source in sources]
@@ -81,9 +82,11 @@ def frames(name: str, results: str | None = None) -> list[tuple[str, pd.DataFram
     if {"global_views", "local_views"} <= set(frame):
         frame["views"] = frame.global_views + frame.local_views
     baseline = Table("baseline", results).frame()
+    indomain = Table("indomain", results).frame()
     found = []
     for scale, rows in frame.groupby("scale"):
         rows = rows.reset_index(drop=True)
+        rows.attrs["pixels"] = _pixels(indomain, rows)
         rows.attrs["baselines"] = _baselines(baseline, str(scale), rows)
         found.append((str(scale), rows))
     return found
@@ -102,6 +105,18 @@ def _baselines(baseline: pd.DataFrame, scale: str, frame: pd.DataFrame) -> dict[
         kind: {c: float(own[c].mean()) for c in columns}
         for kind, own in rows.groupby("features")
         if kind != "trained"
+    }
+
+
+def _pixels(indomain: pd.DataFrame, frame: pd.DataFrame) -> dict[int, dict[str, float]]:
+    """Accuracies of raw pixels on the same data in `indomain`, by the number of training images a class."""
+    if indomain.empty or "data" not in frame:
+        return {}
+    rows = indomain[(indomain.features == "pixels") & (indomain.data == frame.data.iloc[0])]
+    columns = [c for c in rows if c.startswith(("knn_", "linear_"))]
+    return {
+        int(row["images"]): {c: float(row[c]) for c in columns}
+        for row in rows.dropna(subset=["images"]).to_dict("records")
     }
 
 

@@ -157,15 +157,19 @@ def loss_curves(steps: int = 400) -> Figure:
     axis.annotate("N(0, I): 1.05", (steps, 1.05), va="bottom", ha="right")
     axis.annotate(f"all at 0: 0.40205 N = {0.40205 * N:.1f}", (steps, 0.38 * N), va="top", ha="right")
     axis.set(yscale="log", xlabel="step", ylabel="SIGReg", ylim=(0.7, 900))
-    axis.set_title(f"N = {N}, D = 32, 8 x 8 digits")
-    axis.legend(loc="upper right", ncols=3, title="lambda_param")
+    axis.set_title(f"SIGReg falls where lambda is large enough\n(one run each, N = {N}, D = 32)")
+    axis.legend(loc="upper right", ncols=3, title="lambda")
     return figure
 
 
 def monitor() -> Figure:
     """What GaussianityMonitor shows of that network after 200 steps."""
     _, z = trained(0.05, 200)
-    return draw_diagnosis(diagnose_batch([(z, None)]), "criterion at step 200")
+    figure = draw_diagnosis(diagnose_batch([(z, None)]), "criterion at step 200")
+    for axis in figure.axes:
+        axis.lines[-1].set_label("N(0, I)")
+        axis.legend(loc="upper right", fontsize=9, handlelength=1.2)
+    return figure
 
 
 FIGURES = {"slice": slice_, "characteristic": characteristic, "field": field}

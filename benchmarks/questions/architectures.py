@@ -214,28 +214,48 @@ def _percent(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """A line per network from untrained to trained, k-NN and linear."""
+    """A line per network from untrained to trained, k-NN and linear, beside raw pixels."""
     found = gains(frame)
-    height = max(3.0, 0.17 * len(found) + 1.8)
     size = f"{int(10 * frame.images.iloc[0]):,} images" if frame.images.notna().any() else "all images"
+    pixels = frame.attrs.get("pixels", {}).get(frame.images.iloc[0], {})
+    note = f"n = {len(found)} networks of {found.family.nunique()} families, {size}, "
+    note += f"{picture.seeds(found.seeds)} each; open: untrained; filled: trained by LeJEPA. "
+    note += "Grey: within 1.96 standard errors of the difference on the test images; red: below untrained."
+    if pixels:
+        note += " Dotted: raw pixels with the same images and labels, in `indomain`."
     fig, axes = picture.panels(
         1,
         2,
         title="One recipe for every architecture: before and after training",
-        note=f"n = {len(found)} networks of {found.family.nunique()} families, {size}, "
-        f"{picture.seeds(found.seeds)} each; "
-        "open: the same network untrained; filled: trained by LeJEPA. Red: below untrained.",
-        size=(10.5, height),
+        note=note,
+        size=(11.5, max(3.0, 0.17 * len(found) + 1.8)),
         sharey=True,
     )
     at = np.arange(len(found))[::-1]
+    number = 10 * frame.test_images.fillna(1000).iloc[0]  # CIFAR-10 has 1,000 a class
     for ax, probe, name in zip(axes, ("knn", "linear"), ("k-NN", "Linear probe"), strict=True):
-        before, after = 100 * found[f"untrained_{probe}"], 100 * found[probe]
-        colours = [picture.BLUE if gain > 0 else picture.RED for gain in after - before]
-        ax.hlines(at, before, after, colors=colours, linewidth=1.2)
-        ax.scatter(before, at, s=16, facecolors="white", edgecolors=picture.GREY, zorder=3)
-        ax.scatter(after, at, s=16, c=colours, zorder=3)
-        better = int((after > before).sum())
-        picture.label(ax, f"{name}: {better} of {len(found)} gain", "accuracy on test images, %", "")
+        before, after = found[f"untrained_{probe}"], found[probe]
+        error = np.sqrt((before * (1 - before) + after * (1 - after)) / number)
+        sure = (after - before).abs() > 1.96 * error
+        colours = np.where(after > before, picture.BLUE, picture.RED)
+        colours = np.where(sure, colours, picture.GREY)
+        ax.hlines(at, 100 * before, 100 * after, colors=colours, linewidth=1.2)
+        ax.scatter(100 * before, at, s=16, facecolors="white", edgecolors=picture.GREY, zorder=3)
+        ax.scatter(100 * after, at, s=16, c=colours, zorder=3)
+        gain, lose = int((sure & (after > before)).sum()), int((sure & (after < before)).sum())
+        title = f"{name}: {gain} gain, {lose} lose"
+        if baseline := pixels.get(f"{probe}_{frame.labels.iloc[0]:g}"):
+            title += f", {int((after > baseline).sum())} above pixels"
+            ax.axvline(100 * baseline, color=picture.INK, linestyle=":", linewidth=1.2, zorder=0)
+            ax.annotate(
+                f"pixels {100 * baseline:.1f}",
+                (100 * baseline, 0),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, 3),
+                textcoords="offset points",
+                **{"color": picture.INK, "fontsize": 8.5},
+            )
+        picture.label(ax, f"{title}, of {len(found)}", "accuracy on test images, %", "")
     axes[0].set_yticks(at, found.model, fontsize=6.5)
+    axes[0].set_ylim(-1, len(found))
     return fig

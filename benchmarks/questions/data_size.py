@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks import picture
-from benchmarks.accuracy import baselines
 from benchmarks.report import markdown, spread
 from benchmarks.training import check as check
 from benchmarks.training import measure as measure
@@ -50,12 +49,16 @@ def figure(frame: pd.DataFrame) -> Figure:
     """Both accuracies against the number of images, a line per budget."""
     found = _ready(frame)
     seeds = found.groupby(["budget", "trained_on"]).seed.nunique()
+    fewest = int(found.images.min())  # a class
+    pixels = frame.attrs.get("pixels", {}).get(fewest)
+    dotted = f" Dotted: raw pixels of {10 * fewest:,} images, in `indomain`, on its 2,000 test images."
     fig, axes = picture.panels(
         1,
         2,
         title="More unlabelled images, at equal steps and at equal epochs",
         note=f"n = {picture.seeds(seeds)} a point, mean and sd; "
-        f"{picture.dataset(str(found.data.iloc[0]))}, {found.backbone.iloc[0]}, nothing tuned by size.",
+        f"{picture.dataset(str(found.data.iloc[0]))}, {found.backbone.iloc[0]}, nothing tuned by size."
+        + (dotted if pixels else ""),
     )
     for ax, probe in zip(axes, _probes(frame), strict=True):
         ends = []
@@ -69,6 +72,5 @@ def figure(frame: pd.DataFrame) -> Figure:
         kind, _, labels = probe.partition("_")
         name = "k-NN" if kind == "knn" else "Linear probe"
         picture.label(ax, f"{name}, {labels} labels a class", "training images", "accuracy on test images, %")
-        picture.baselines(ax, baselines(frame, probe))
-        picture.name_ends(ax, ends)
+        picture.name_ends(ax, [*ends, *picture.baselines(ax, {"pixels": pixels[probe]} if pixels else {})])
     return fig

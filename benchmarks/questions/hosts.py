@@ -172,49 +172,57 @@ def figure(frame: pd.DataFrame) -> Figure:
     """Above, test accuracy against images at the chosen settings; below, the search.  Two views only."""
     every = _whole(runs_of(frame))
     runs = every[every.views == METHODS["lejepa"].views]
-    seeds = picture.seeds(runs.groupby(["method", *SETTING]).seed.nunique())
     fig, axes = picture.panels(
         2,
         2,
         title="Accuracy of each method at the setting chosen for it (above), and the search for it (below)",
-        note=f"{_size(runs)} images, narrow ResNet-9, {runs.epochs.max():g} epochs, two views; mean over "
-        f"{seeds} a setting, band: sd. Below, filled: SGD; open: AdamW.",
-        size=(11, 8),
+        note=f"{_size(runs)} images, narrow ResNet-9, {runs.epochs.max():g} epochs, two views; mean over n "
+        "seeds, band: sd. Below: mean over the seeds that ran every setting of a method; names stand at the "
+        "height of its best.",
+        size=(12, 8),
         sharey="row",
     )
-    ends: dict[Axes, list[tuple[float, float, str, str]]] = {ax: [] for ax in axes[:2]}
-    for row, title, above, below in zip(("knn", "linear"), ("k-NN", "Linear"), ends, axes[2:], strict=True):
+    ends: dict[Axes, list[tuple[float, float, str, str]]] = {}
+    for row, title, above, below in zip(
+        ("knn", "linear"), ("k-NN", "Linear"), axes[:2], axes[2:], strict=True
+    ):
+        ends[above] = host_figures.baselines(above, every, row)
         for name in [name for name in METHODS if name in set(runs.method)]:
             own = runs[runs.method == name]
             chosen = best(own, f"selection_{row}")
-            _search(below, _search_runs(own), f"selection_{row}")
             if chosen.diverged.astype(bool).any():
                 continue
             epochs = numbers(chosen.curve_epoch.iloc[0])
             images = epochs / chosen.epochs.iloc[0] * chosen.images_seen.iloc[0] / 1000
             ends[above].append(host_figures.curve(above, chosen, row, images))
+        ends[below] = _search(below, runs, f"selection_{row}")
         picture.label(above, f"{title} accuracy at the chosen setting", "images seen, thousands", "")
         picture.label(below, f"{title}: the search", "learning rate, times its recipe's", "")
-        picture.log_ticks(below, (0.1, 0.3, 1, 3, 10, 30))
     axes[0].set_ylabel("accuracy on test images, %")
     axes[2].set_ylabel("accuracy on held-out images, %")
-    for row, (ax, found) in zip(("knn", "linear"), ends.items(), strict=True):
-        means = 100 * every[every.method.isin(BASELINES)].groupby("method")[row].mean()
-        for name, value in means.items():
-            ax.axhline(value, color=picture.GREY, linestyle=":", linewidth=1.2, zorder=0)
-            found.append((ax.get_xlim()[1], value, f"{name} {value:.1f}", picture.GREY))
+    for ax, found in ends.items():
         picture.name_ends(ax, found)
     return fig
 
 
-def _search(ax: Axes, own: pd.DataFrame, y: str) -> None:
-    """Mean accuracy at every setting tried: filled for SGD, open for AdamW."""
-    _, colour = host_figures.LOOKS[own.method.iloc[0]]
-    for optimizer, rows in own.groupby("optimizer"):
-        mean = 100 * rows.groupby("lr_times")[y].mean()
-        face = colour if optimizer == "sgd" else "white"
-        line = "-" if optimizer == "sgd" else ":"
-        ax.plot(mean.index, mean, line, color=colour, marker="o", markersize=6, markerfacecolor=face)
+def _search(ax: Axes, runs: pd.DataFrame, y: str) -> list[tuple[float, float, str, str]]:
+    """Mean accuracy at every setting tried: filled for SGD, open for AdamW; a name at each method's best."""
+    ends = []
+    for method in [method for method in METHODS if method in set(runs.method)]:
+        name, colour = host_figures.LOOKS[method]
+        tried = _search_runs(runs[runs.method == method])
+        means = 100 * tried.groupby(SETTING)[y].mean()
+        for optimizer, mean in means.groupby(level=0):
+            face, line = (colour, "-") if optimizer == "sgd" else ("white", ":")
+            at = mean.index.get_level_values(1)
+            ax.plot(at, mean, line, color=colour, marker="o", markersize=6, markerfacecolor=face)
+        if means.notna().any():
+            ends.append((1.0, float(means.max()), name, colour))
+    for name, face in (("SGD", picture.INK), ("AdamW", "white")):
+        ax.plot([], [], "o", color=picture.INK, markersize=6, markerfacecolor=face, label=name)
+    picture.legend(ax, loc="lower right", bbox_to_anchor=(1.0, 0.0))
+    picture.log_ticks(ax, (0.1, 0.3, 1, 3, 10, 30))
+    return ends
 
 
 def _size(runs: pd.DataFrame) -> str:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from benchmarks import host_figures, host_runs, picture
 from benchmarks.host_runs import measure
-from benchmarks.hosts import METHODS
+from benchmarks.hosts import BASELINES, METHODS
 from benchmarks.questions.hosts import measured_code, runs_of, setting, steps_of
 from benchmarks.report import markdown, spread
 from benchmarks.rows import numbers
@@ -60,6 +60,10 @@ def table(frame: pd.DataFrame) -> str:
             )
         line["effective rank, least"] = float(own.effective_rank.min())
         lines.append(line)
+    for name in [name for name in BASELINES if name in set(runs.method)]:
+        own = runs[runs.method == name].drop_duplicates(["knn", "linear"])
+        said = {"k-NN at 100 %": spread(own.knn), "linear at 100 %": spread(own.linear)}
+        lines.append({"method": name, "setting": "", **said})
     return markdown(pd.DataFrame(lines).set_index("method"))
 
 
@@ -72,20 +76,18 @@ def _at(row: pd.Series, column: str, share: float) -> float:
 
 def figure(frame: pd.DataFrame) -> Figure:
     """k-NN and linear accuracy, above against images seen, below against training time where it is known."""
-    runs, steps = runs_of(frame), steps_of(frame)
+    every, steps = runs_of(frame), steps_of(frame)
+    runs = every[every.method.isin(METHODS)]
     timed = not steps.empty
-    seeds = runs.groupby("method").seed.nunique()
-    runs_each = f"mean over {picture.seeds(seeds)}" if seeds.max() > 1 else "one run"
-    band = ", band: sd" if seeds.max() > 1 else ""
-    several = len(list(_settings(runs))) > len(seeds)
+    several = len(list(_settings(runs))) > runs.method.nunique()
     dashed = " Dashed: another setting of a method." if several else ""
     hours = " Hours: steps times the time of one by host_steps." if timed else ""
     fig, axes = picture.panels(
         2 if timed else 1,
         2,
         title=f"Accuracy when all images of CIFAR-10 are seen {runs.epochs.max():g} times",
-        note=f"Narrow ResNet-9; {runs_each} a method{band}.{dashed}{hours}",
-        size=(11, 8 if timed else 4.2),
+        note=f"Narrow ResNet-9; mean over n seeds, band: sd where n > 1.{dashed}{hours}",
+        size=(12, 8 if timed else 4.2),
         sharey="row",
     )
     ends: dict[Axes, list[tuple[float, float, str, str]]] = {ax: [] for ax in axes}
@@ -106,6 +108,8 @@ def figure(frame: pd.DataFrame) -> Figure:
             picture.label(below, f"{title} accuracy against time", "hours of training steps", "")
     for ax in axes[::2]:
         ax.set_ylabel("accuracy on test images, %")
+    for i, (ax, found) in enumerate(ends.items()):
+        found += host_figures.baselines(ax, every, "linear" if i % 2 else "knn")
     for ax, found in ends.items():
         picture.name_ends(ax, found)
     return fig

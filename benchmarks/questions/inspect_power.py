@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import layer_norm, normalize
 
 from benchmarks import picture
+from benchmarks.choices import wilson
 from benchmarks.report import markdown
 from sigreg.diagnostics import diagnose
 
@@ -143,8 +145,8 @@ def figure(frame: pd.DataFrame) -> Figure:
     fig, axes = picture.panels(
         columns=max(1, planted.D.nunique()),
         title="Planted defects that diagnose names, against the number of rows",
-        note=f"Share of {planted.draws.max()} draws. Defects that are named in every draw at every N are "
-        "left out; the table has them.",
+        note=f"Share of n = {planted.draws.max()} draws, Wilson's 95 % interval. Defects that are "
+        "named in every draw at every N are left out; the table has them.",
         size=(6.6 * max(1, planted.D.nunique()), 4.8),
         sharey=True,
     )
@@ -155,9 +157,18 @@ def figure(frame: pd.DataFrame) -> Figure:
         missed = [d for d, part in rows.groupby("defect", sort=False) if part.named.min() < 1]
         for defect in missed:
             i = names.index(defect)
-            share = rows[rows.defect == defect].groupby("N").named.mean()
+            own = rows[rows.defect == defect]
+            draws = own.groupby("N").draws.sum()
+            share = (own.named * own.draws).groupby(own.N).sum() / draws
+            low, high = np.transpose([wilson(round(s * n), n) for s, n in zip(share, draws, strict=True)])
             colour = picture.COLOURS[i % len(picture.COLOURS)]
-            ax.plot(share.index, 100 * share, color=colour, marker=picture.MARKERS[i % len(picture.MARKERS)])
+            ax.errorbar(
+                share.index * 1.02 ** (i - len(names) / 2),  # so that bars do not cover each other
+                100 * share,
+                yerr=[100 * (share - low), 100 * (high - share)],
+                **{"color": colour, "marker": picture.MARKERS[i % len(picture.MARKERS)]},
+                **{"markersize": 5, "capsize": 2, "elinewidth": 0.8},
+            )
             ends.append((share.index[-1], 100 * share.iloc[-1], PLANTED[defect].what, colour))
         picture.log_ticks(ax, rows.N.unique(), base=2)
         picture.label(ax, f"D = {D}", "rows N", "named, % of draws")

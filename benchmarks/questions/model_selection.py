@@ -72,7 +72,7 @@ def _cell(rows: pd.DataFrame, varied: list[str], alpha: float, column: str = "ac
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Correlations within one objective; alpha fitted on half the seeds and used on the others; the trap."""
+    """Correlations within one objective; alpha from half the seeds, used on the others; fixed slices."""
     knn = list(accuracy.probes(frame))[1]
     lines = []
     for name, varied, rows in groups(frame):
@@ -89,10 +89,10 @@ def table(frame: pd.DataFrame) -> str:
             line |= _fitted_cell(rows, varied)
         lines.append(line)
     parts = [markdown(pd.DataFrame(lines).fillna("").set_index("runs of"))] if lines else []
-    if trap := _trap(frame):
+    if fixed := _fixed_slices(frame):
         parts.append(
-            "The trap: fixed slices against resampled ones at the same number.  The loss that fixed slices "
-            f"report is lower, the features are not better.\n\n{trap}"
+            "Fixed slices against resampled ones at the same number.  The loss that fixed slices "
+            f"report is lower, the features are not better.\n\n{fixed}"
         )
     return "\n\n".join(parts) or "Too few settings of one objective."
 
@@ -109,7 +109,7 @@ def _fitted_cell(rows: pd.DataFrame, varied: list[str]) -> dict[str, str]:
     }
 
 
-def _trap(frame: pd.DataFrame) -> str:
+def _fixed_slices(frame: pd.DataFrame) -> str:
     slices = frame[frame.question == "slices"]
     lines = []
     for (kind, K), rows in slices.groupby(["directions", "num_slices"]):
@@ -128,7 +128,7 @@ def _trap(frame: pd.DataFrame) -> str:
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """Accuracy against loss: a panel per question and objective, with its correlation, and the trap."""
+    """Accuracy against loss: a panel per question and objective, with its correlation; then fixed slices."""
     found = sorted(groups(frame), key=lambda group: -len(group[2]))
     shown = [g for g in found if "lambda_param" not in g[1]][:2] + [
         g for g in found if "lambda_param" in g[1]
@@ -137,28 +137,39 @@ def figure(frame: pd.DataFrame) -> Figure:
         fig, (ax,) = picture.panels(
             title="Training loss against accuracy", note=accuracy.note(frame), size=(7.5, 4.4)
         )
-        _draw_trap(ax, frame)
+        _draw_fixed_slices(ax, frame)
         return fig
     across = "different objectives, fixed and new slices"
+    slices = frame[(frame.question == "slices") & (frame.directions == "gaussian")]
     fig, axes = picture.panels(
         2 if len(shown) > 1 else 1,
         2,
         title=f"Training loss against accuracy, one objective a panel; in the last one {across}",
         note=f"{picture.dataset(str(frame.data.iloc[0]))}; a point is a run, and in the last panel the mean "
-        "over the seeds. rho is Spearman's correlation of low loss with high accuracy over a panel's runs; "
-        "its interval is in the table.",
+        f"over {picture.seeds(slices.groupby(['num_slices', 'resample']).seed.nunique())}. rho is Spearman's "
+        "correlation of low loss with high accuracy over a panel's runs, with a 95 % bootstrap interval over "
+        "settings.",
     )
     for ax, (name, varied, rows) in zip(axes, shown, strict=False):
         alpha = PAPER if "lambda_param" in varied else 0.0
-        rho = rank_correlation(scaled(rows, alpha), rows.accuracy)
         key = "lambda_param" if alpha else "epochs" if "epochs" in varied else varied[0]
         _scatter(ax, rows, key, -scaled(rows, alpha))
         x = f"training loss / lambda^{PAPER}" if alpha else "training loss"
-        picture.label(ax, f"{name}: rho = {rho:.2f}", x, "test accuracy, %")
+        picture.label(
+            ax, f"{_title(name, varied, rows)}\nrho = {_cell(rows, varied, alpha)}", x, "test accuracy, %"
+        )
     for ax in axes[len(shown) : -1]:
         ax.remove()
-    _draw_trap(axes[-1], frame)
+    _draw_fixed_slices(axes[-1], frame)
     return fig
+
+
+def _title(name: str, varied: list[str], rows: pd.DataFrame) -> str:
+    """What varies, and what else the group is known by: `Learning rate, decay and epochs, batch 64`."""
+    *first, last = (VARIED[key] for key in varied)
+    what = f"{', '.join(first)} and {last}" if first else last
+    where = name.partition(", ")[2].replace("N = ", "batch ")
+    return f"{what[0].upper()}{what[1:]}, {where}"
 
 
 def _scatter(ax: Axes, rows: pd.DataFrame, key: str, x: pd.Series) -> None:
@@ -173,7 +184,7 @@ def _scatter(ax: Axes, rows: pd.DataFrame, key: str, x: pd.Series) -> None:
     picture.legend(ax, title=VARIED[key])
 
 
-def _draw_trap(ax: Axes, frame: pd.DataFrame) -> None:
+def _draw_fixed_slices(ax: Axes, frame: pd.DataFrame) -> None:
     """Few slices, fixed and resampled: mean over seeds, joined by number of slices."""
     slices = frame[(frame.question == "slices") & (frame.directions == "gaussian")]
     means = slices.groupby(["num_slices", "resample"])[["loss", "accuracy"]].mean()
@@ -193,4 +204,4 @@ def _draw_trap(ax: Axes, frame: pd.DataFrame) -> None:
     ax.plot([], [], "o", color=picture.BLUE, label="new slices at every step")
     picture.legend(ax)
     ax.margins(x=0.2)
-    picture.label(ax, "The trap: fixed slices, lower loss", "training loss", "test accuracy, %")
+    picture.label(ax, "Fixed slices: lower loss, no better features", "training loss", "test accuracy, %")

@@ -143,32 +143,46 @@ def table(frame: pd.DataFrame) -> str:
     newest = frame.sort_values("date").groupby("case", sort=False).tail(1).set_index("case")
     columns = {
         "step_ms": "step, ms",
-        "look_ms": "a look adds, ms",
-        "figure_ms": "a figure, ms",
-        "idle_ms": "hooks without a look, ms",
+        "look_ms": "one report adds, ms",
+        "figure_ms": "one figure, ms",
+        "idle_ms": "hooks without a report, ms",
         "share_percent": "% of the training at the defaults",
         "sigreg_ms": "SIGReg, ms",
-        "look_over_sigreg": "look over SIGReg",
+        "look_over_sigreg": "report over SIGReg",
     }
     return markdown(newest.reindex(columns=list(columns)).rename(columns=columns))
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """Milliseconds of a step, a look and a figure, and of looks at larger embeddings."""
+    """Milliseconds of a step, a report and a figure, and of reports on larger embeddings."""
     newest = frame.sort_values("date").groupby("case", sort=False).tail(1).set_index("case")
-    fig, axes = picture.panels(1, 2, title="GaussianityMonitor: what a look costs")
-    looks = newest.drop(index="step", errors="ignore")
+    first = newest.iloc[0]
+    fig, axes = picture.panels(
+        1,
+        2,
+        title="GaussianityMonitor: what a report costs",
+        note=f"Median over n = {first['rounds']:g} rounds, {first.device}. The defaults are a report every "
+        f"{DEFAULTS['every_n_steps']} steps and a figure every {DEFAULTS['figure_every_n_steps']:,}.",
+    )
+    reports = newest.drop(index="step", errors="ignore")
     if "step" in newest.index:
-        names = {"step_ms": "step", "look_ms": "a look adds", "figure_ms": "a figure"}
-        axes[0].barh(list(names.values()), [newest.loc["step", name] for name in names], color=picture.BLUE)
+        names = {"step_ms": "one step", "look_ms": "one report adds", "figure_ms": "one figure"}
+        bars = axes[0].barh(list(names.values()), newest.loc["step", list(names)], color=picture.BLUE)
+        axes[0].bar_label(bars, fmt="%.0f", padding=2)
         axes[0].invert_yaxis()
     picture.label(axes[0], "In a training step", "milliseconds", "")
-    if len(looks):
-        place = range(len(looks))
-        axes[1].barh([p - 0.2 for p in place], looks.sigreg_ms, 0.4, color=picture.GREY, label="SIGReg")
-        axes[1].barh([p + 0.2 for p in place], looks.look_ms, 0.4, color=picture.BLUE, label="a look")
-        axes[1].set_yticks(list(place), looks.index)
+    if len(reports):
+        for shift, column, name, colour in (
+            (-0.2, "sigreg_ms", "SIGReg, forward and backward", picture.GREY),
+            (0.2, "look_ms", "one report", picture.BLUE),
+        ):
+            place = [p + shift for p in range(len(reports))]
+            bars = axes[1].barh(place, reports[column], 0.4, color=colour, label=name)
+            axes[1].bar_label(bars, fmt="%.0f", padding=2)
+        axes[1].set_yticks(range(len(reports)), reports.index)
         axes[1].invert_yaxis()
         picture.legend(axes[1])
     picture.label(axes[1], "Of V x N x D embeddings", "milliseconds", "")
+    for ax in axes:
+        ax.grid(axis="y", visible=False)
     return fig

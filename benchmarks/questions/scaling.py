@@ -18,10 +18,13 @@ import time
 import warnings
 from pathlib import Path
 
+import matplotlib as mpl
 import pandas as pd
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks import picture
 from benchmarks.report import markdown
@@ -33,6 +36,7 @@ POINTS = 16  # of the 17-point grid; the one at 0 contributes nothing
 TAIL = 3  # numbers behind the sums: the weights, their squares, the fingerprint
 METHODS = ("sums", "sums_more", "lightly", "gather")
 MODELLED = (8, 256, 64, 1024)  # V, N of a rank, D and K of the model
+End = tuple[float, float, str, str]  # of a line: x, y, its name and colour
 SHAPE = "V = {}, N = {} a rank, D = {}, K = {}".format(*MODELLED)
 
 
@@ -99,6 +103,7 @@ class Log:
 
 
 def loss_function(method, world, K, seed):
+    """The regularizer of one method, a module or a function of the embeddings."""
     if method == "lightly":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -156,6 +161,7 @@ def work(rank, world, folder, cfg):
 
 
 def measure(cfg):
+    """A row for each method and number of samples, seen by rank 0 of as many processes."""
     plain = {key: cfg[key] for key in ("views", "width", "slices", "steps", "seed")}
     plain["samples"] = [int(N) for N in str(cfg.samples).split()]
     with tempfile.TemporaryDirectory() as folder:
@@ -163,12 +169,13 @@ def measure(cfg):
         return json.loads(Path(folder, "rows.json").read_text())
 
 
-def newest(frame):
+def newest(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the last sweep's settings: others have other numbers of samples."""
     return frame[frame.samples == frame.sort_values("date").samples.iloc[-1]]
 
 
-def table(frame):
+def table(frame: pd.DataFrame) -> str:
+    """What was counted and timed at every world size, then the model."""
     frame = newest(frame)
     mean = frame.groupby(["world", "N", "method"], sort=False)[
         ["collectives", "sent_bytes", "step_ms", "collectives_ms", "sd"]
@@ -185,7 +192,7 @@ def table(frame):
     )
 
 
-def modelled():
+def modelled() -> pd.DataFrame:
     """The model at 8...1024 GPUs."""
     rows = {}
     for p in (8, 32, 128, 512, 1024):
@@ -198,58 +205,72 @@ def modelled():
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("GPUs")
 
 
-NAMES = {
-    "sums": ("sums (ours)", picture.BLUE),
-    "sums_more": ("sums, K times world", picture.SKY),
-    "lightly": ("lightly", picture.RED),
-    "gather": ("gather everything", picture.ORANGE),
-}
+def _looks(world: str) -> dict[str, tuple[str, str, str]]:
+    """Name, colour and marker of each method at a number of ranks."""
+    return {
+        "sums": ("ours", picture.BLUE, "o"),
+        "sums_more": (f"ours, {world} times the slices", picture.SKY, "s"),
+        "lightly": ("lightly", picture.RED, "^"),
+        "gather": ("gather everything", picture.ORANGE, "D"),
+    }
 
 
-def figure(frame):
-    """Bytes that were sent and counted, then times on gloo, then the model."""
+def figure(frame: pd.DataFrame) -> Figure:
+    """Bytes that were sent and counted, and times on gloo, a row for each world size; then the model."""
     frame = newest(frame)
-    figure, (sent_ax, time_ax, model_ax) = picture.panels(
-        1,
-        3,
-        title="Sharing a batch over ranks",
-        note=f"Bytes: counted in calls by {int(frame.world.max())} processes, equal to a formula. "
-        f"Times: processes that share a few CPU cores, mean and range over {frame.seed.nunique()} seeds; "
-        f"read them as ratios. The model assumes alpha = {ALPHA * 1e6:.0f} us a hop and "
-        f"beta = {BETA / 1e9:.0f} GB/s, {SHAPE}; it was never run on GPUs.",
-        size=(15, 4.8),
+    worlds = [int(world) for world in sorted(frame.world.unique()) if world > 1]
+    with mpl.rc_context(picture.STYLE):
+        fig = Figure(figsize=(16, 3.9 * len(worlds) + 1.0), layout="constrained")
+        axes = fig.subplot_mosaic([[f"sent {world}", f"time {world}", "model"] for world in worlds])
+    picture.heading(
+        fig,
+        "Sharing a batch over ranks",
+        "Bytes: counted in calls, equal to a formula. Times: processes that share a few CPU cores, mean and "
+        f"range over {frame.seed.nunique()} seeds; read them as ratios. The model assumes alpha = "
+        f"{ALPHA * 1e6:.0f} us a hop and beta = {BETA / 1e9:.0f} GB/s, {SHAPE}; it was never run on GPUs.",
     )
-    world = frame.world.max()
-    ends = {ax: [] for ax in (sent_ax, time_ax, model_ax)}
-    for marker, (method, (name, colour)) in zip(picture.MARKERS, NAMES.items(), strict=False):
-        rows = frame[(frame.method == method) & (frame.world == world)].groupby("N")
+    ends = {}
+    for world in worlds:
+        sent_ax, time_ax = axes[f"sent {world}"], axes[f"time {world}"]
+        ends[sent_ax], ends[time_ax] = _measured(sent_ax, time_ax, frame[frame.world == world], world)
+        picture.label(sent_ax, f"Counted: sent by a rank of {world}", "N of a rank", "MiB a step")
+        picture.label(time_ax, f"Measured: a step of {world} gloo processes", "N of a rank", "ms")
+    for kind in ("sent", "time"):
+        picture.same_height([axes[f"{kind} {world}"] for world in worlds])
+    ends[axes["model"]] = _model(axes["model"])
+    for ax, found in ends.items():
+        picture.plain_log(ax.yaxis)
+        ax.grid(axis="y", color=picture.PALE, linewidth=0.6)
+        picture.name_ends(ax, found, gap=0.035 if ax is axes["model"] else 0.07)
+    return fig
+
+
+def _measured(sent_ax: Axes, time_ax: Axes, frame: pd.DataFrame, world: int) -> tuple[list[End], list[End]]:
+    """Bytes and times against N at one world size; the ends of both panels' lines."""
+    ends: tuple[list[End], list[End]] = ([], [])
+    for method, (name, colour, marker) in _looks(str(world)).items():
+        rows = frame[frame.method == method].groupby("N")
         mib = rows.sent_bytes.mean() / 2**20
         sent_ax.plot(mib.index, mib, marker=marker, color=colour)
-        ends[sent_ax].append((mib.index[-1], mib.iloc[-1], name, colour))
         times = rows.step_ms.agg(["mean", "min", "max"])
-        time_ax.errorbar(
-            times.index,
-            times["mean"],
-            yerr=picture.ranges(times),
-            **{"marker": marker, "color": colour, "capsize": 2.5, "elinewidth": 1},
-        )
-        ends[time_ax].append((times.index[-1], times["mean"].iloc[-1], name, colour))
-        ranks = [2**i for i in range(3, 11)]
-        cost = [1e3 * sum(seconds(*c, p) for c in calls(method, p, *MODELLED)) for p in ranks]
-        model_ax.plot(ranks, cost, "--", marker=marker, ms=3, color=colour)
-        ends[model_ax].append((ranks[-1], cost[-1], name, colour))
-    samples = sorted(frame.N.unique())
-    for ax, title, x, y in (
-        (sent_ax, f"Counted: sent by a rank of {world}", "N of a rank", "MiB a step"),
-        (time_ax, f"Measured: a step of {world} gloo processes", "N of a rank", "ms"),
-        (model_ax, "MODEL, NOT MEASURED: time that a step waits", "GPUs", "ms of collectives"),
-    ):
+        bars = {"yerr": picture.ranges(times), "capsize": 2.5, "elinewidth": 1}
+        time_ax.errorbar(times.index, times["mean"], marker=marker, color=colour, **bars)
+        for found, line in zip(ends, (mib, times["mean"]), strict=True):
+            found.append((line.index[-1], line.iloc[-1], name, colour))
+    for ax in (sent_ax, time_ax):
         ax.set_yscale("log")
-        picture.plain_log(ax.yaxis)
-        picture.label(ax, title, x, y)
-        if ax is model_ax:
-            picture.log_ticks(ax, [8, 32, 128, 512], base=2)
-        else:
-            picture.log_ticks(ax, samples, base=2)
-        picture.name_ends(ax, ends[ax], gap=0.07)
-    return figure
+        picture.log_ticks(ax, frame.N.unique(), base=2)
+    return ends
+
+
+def _model(ax: Axes) -> list[End]:
+    """Seconds of collectives by the formula, dashed; the lines' ends."""
+    ranks, ends = [2**i for i in range(3, 11)], []
+    for method, (name, colour, marker) in _looks("p").items():
+        cost = [1e3 * sum(seconds(*c, p) for c in calls(method, p, *MODELLED)) for p in ranks]
+        ax.plot(ranks, cost, "--", marker=marker, ms=3, color=colour)
+        ends.append((ranks[-1], cost[-1], name, colour))
+    ax.set_yscale("log")
+    picture.log_ticks(ax, [8, 32, 128, 512], base=2)
+    picture.label(ax, "MODEL, NOT MEASURED: time a step waits", "GPUs p", "ms of collectives")
+    return ends

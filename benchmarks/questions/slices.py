@@ -39,14 +39,17 @@ def table(frame: pd.DataFrame) -> str:
 
 def figure(frame: pd.DataFrame) -> Figure:
     """Accuracy against the number of slices; fixed ones dashed."""
-    named = _named(frame)
-    lines = sorted(named.slices.unique())
+    drawn = frame["resample"].map({True: "new slices at every step", False: "fixed slices"})
+    kind = frame.directions + ", " if frame.directions.nunique() > 1 else ""
+    named = frame.assign(slices=kind + drawn)
+    named.attrs.update(frame.attrs)
+    kinds = dict(zip(named.slices, named.directions, strict=True))
     return accuracy.figure(
         named,
         x="num_slices",
         lines="slices",
         title="New slices at every step against fixed ones",
         xlabel="slices K",
-        dashed=[line for line in lines if line.endswith("fixed")],
-        colours={line: KINDS.get(line.partition(",")[0], RED) for line in lines},
+        dashed=[line for line in kinds if line.endswith("fixed slices")],
+        colours={line: KINDS.get(kind, RED) for line, kind in kinds.items()},
     )

@@ -19,25 +19,17 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from benchmarks import data, hosts, picture, probes
+from benchmarks import data, hosts, probes, stability_figure
 from benchmarks.hosts import Method
-from benchmarks.report import markdown
-from benchmarks.rows import numbers
+from benchmarks.stability_figure import REMOVABLE, table
+
+__all__ = ["check", "figure", "measure", "measured_code", "table"]
 
 measured_code = ("benchmarks/hosts.py", "benchmarks/augment.py", "benchmarks/probes.py", "sigreg")
-REMOVABLE: dict[str, tuple[str, ...]] = {
-    "lejepa": ("sigreg",),
-    "byol": ("predictor", "teacher", "stop_gradient"),
-    "simsiam": ("predictor", "stop_gradient"),
-    "dino": ("teacher", "centring"),
-}
 NORMS = ("none", "batch", "layer")
 SPREAD = 0.1  # of normalised embeddings, 1 when their directions are even: below this they are one point
 RANK = 1.5  # effective rank of the embeddings: below this they are a line
 WINDOW = 10  # steps over which a loss is averaged before its roughness is taken
-HUES = {"lejepa": picture.BLUE, "byol": picture.ORANGE, "simsiam": picture.GREEN, "dino": picture.PURPLE}
-SHOWN = {"lejepa": "LeJEPA", "byol": "BYOL", "simsiam": "SimSiam", "dino": "DINO"}
-WORDS = {"stop_gradient": "stop-gradient", "sigreg": "SIGReg", "teacher": "averaged teacher"}
 
 
 def check(cfg: DictConfig) -> None:
@@ -215,111 +207,6 @@ def roughness(losses: list[float]) -> float | None:
     return round(float(np.abs(np.diff(whole)).sum() / np.ptp(whole)), 3)
 
 
-def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    """With booleans as such, and a name for each method with what it lacks."""
-    found = frame.copy()
-    for key in ("diverged", "collapsed"):
-        found[key] = found[key].astype(str) == "True"
-    part = [
-        "" if pd.isna(value) else f" without {WORDS.get(str(value), str(value))}"
-        for value in found["without"]
-    ]
-    found["variant"] = [SHOWN[name] + text for name, text in zip(found.method, part, strict=True)]
-    return found
-
-
-def _order(found: pd.DataFrame) -> list[str]:
-    ordered = [
-        SHOWN[name] + (f" without {WORDS.get(part, part)}" if part else "")
-        for name, parts in REMOVABLE.items()
-        for part in ("", *parts)
-    ]
-    return [name for name in ordered if name in set(found.variant)]
-
-
-def table(frame: pd.DataFrame) -> str:
-    """All encoders together, then by learning rate, then by norm."""
-    found = _named(frame)
-    lines = {}
-    for name in _order(found):
-        own = found[found.variant == name]
-        alive = own[~own.diverged]
-        lines[name] = {
-            "runs": len(own),
-            "diverged, %": round(100 * own.diverged.mean()),
-            "collapsed, %": round(100 * own.collapsed.mean()),
-            "rank of embeddings, median": round(alive.embedding_rank.median(), 1),
-            "rank of features, median": round(alive.effective_rank.median(), 1),
-            "k-NN, median": round(100 * alive.knn.median(), 1),
-            "k-NN, best": round(100 * alive.knn.max(), 1),
-            "roughness of the loss, median": round(alive.roughness.median(), 2),
-        }
-    parts = [markdown(pd.DataFrame.from_dict(lines, orient="index").rename_axis("method"))]
-    found["failed"] = 100.0 * (found.diverged | found.collapsed)
-    for key in ("lr", "norm", "depth", "width"):
-        if found[key].nunique() > 1:
-            shares = found.pivot_table(index="variant", columns=key, values="failed").round(0)
-            shares = shares.reindex(_order(found)).rename_axis("method")
-            shares.columns = [f"{key}={value}" for value in shares.columns]
-            parts += [f"Diverged or collapsed, %, by {key}:", markdown(shares)]
-    return "\n\n".join(parts)
-
-
 def figure(frame: pd.DataFrame) -> Figure:
-    """Share that failed, accuracy against learning rate, rank over steps."""
-    found = _named(frame)
-    names, rates = _order(found), sorted(found.lr.unique())
-    fig, axes = picture.panels(
-        1,
-        3,
-        title="Which runs fail, and what is lost with each part",
-        note=f"n = {len(found)} runs on {found.data.iloc[0]}: {len(rates)} learning rates, "
-        f"{found.depth.nunique()} depths, {found.width.nunique()} widths, {found.norm.nunique()} norms, "
-        f"{found.seed.nunique()} seeds. Collapsed: embeddings of effective rank below {RANK} or spread below "
-        f"{SPREAD}. Middle and right: mean, whole methods in full lines; with their variants dashed.",
-        size=(17, 5.2),
-    )
-    at = np.arange(len(names))[::-1]
-    collapsed = [100 * found[found.variant == name].collapsed.mean() for name in names]
-    diverged = [100 * found[found.variant == name].diverged.mean() for name in names]
-    axes[0].barh(at, collapsed, color=picture.ORANGE, label="collapsed")
-    axes[0].barh(at, diverged, left=collapsed, color=picture.RED, label="diverged")
-    counts = found.groupby("variant").size()
-    axes[0].set_yticks(at, [f"{name} (n = {counts[name]})" for name in names])
-    axes[0].set_xlim(0, 100)
-    picture.label(axes[0], "Runs that failed", "share of runs, %", "")
-    picture.legend(axes[0], below=True, ncols=2)
-    ends: dict[int, list[tuple[float, float, str, str]]] = {1: [], 2: []}
-    for name in names:
-        own = found[(found.variant == name)]
-        method, whole = own.method.iloc[0], own["without"].isna().all()
-        look = {
-            "color": HUES[method],
-            "linestyle": "-" if whole else "--",
-            "linewidth": 2.0 if whole else 0.9,
-        }
-        knn = 100 * own.assign(knn=own.knn.where(~own.diverged, 0.0)).groupby("lr").knn.mean()
-        axes[1].plot(knn.index, knn, marker="o" if whole else None, **look)
-        steps, ranks = _ranks(own)
-        axes[2].plot(steps, ranks, **look)
-        if whole:
-            ends[1].append((float(knn.index[-1]), float(knn.iloc[-1]), SHOWN[method], HUES[method]))
-            if len(steps):
-                ends[2].append((float(steps[-1]), float(ranks[-1]), SHOWN[method], HUES[method]))
-    picture.log_ticks(axes[1], rates)
-    axes[2].set_yscale("log")
-    picture.plain_log(axes[2].yaxis)
-    picture.label(axes[1], "Accuracy (diverged: 0)", "learning rate of AdamW", "k-NN on test images, %")
-    picture.label(axes[2], "Effective rank of the embeddings", "step", "geometric mean over runs")
-    for i, placed in ends.items():
-        picture.name_ends(axes[i], placed)
-    return fig
-
-
-def _ranks(own: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the geometric mean of the ranks there over the runs that did not diverge."""
-    alive = own[~own.diverged]
-    if alive.empty:
-        return np.array([]), np.array([])
-    ranks = np.array([numbers(text) for text in alive.curve_rank])
-    return numbers(alive.curve_step.iloc[0]), np.exp(np.log(np.clip(ranks, 0.5, None)).mean(0))
+    """Whole methods and those without a part: which fail, accuracy, rank over steps."""
+    return stability_figure.draw(frame, rank=RANK, spread=SPREAD)

@@ -220,21 +220,14 @@ def figure(frame: pd.DataFrame) -> Figure:
     for row, D in enumerate([*dimensions[:1], *dimensions[1:][-1:]]):
         for ax, density in zip(axes[4 * row : 4 * row + 4], ALPHA, strict=True):
             _rate_panel(ax, rate[(rate.D == D) & (rate.density == density)], f"D = {int(D)}, {density}")
-        _same_height(axes[4 * row : 4 * row + 4])
+        picture.same_height(axes[4 * row : 4 * row + 4])
     if len(dimensions):
         picture.legend(axes[0], loc="lower left", bbox_to_anchor=(0.0, 0.0))
     if len(toys):
         _toy_panels(axes[8:], chosen(toys))
-    for ax in axes:
+    for ax in axes:  # a part or a D may have no rows
         ax.set_visible(bool(ax.get_title(loc="left")))
     return fig
-
-
-def _same_height(axes: list[Axes]) -> None:
-    """The same limits for all panels of a row."""
-    limits = [ax.get_ylim() for ax in axes]
-    for ax in axes:
-        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def _rate_panel(ax: Axes, rows: pd.DataFrame, title: str) -> None:
@@ -257,23 +250,24 @@ def _rate_panel(ax: Axes, rows: pd.DataFrame, title: str) -> None:
 
 
 def _toy_panels(axes: list[Axes], best: pd.DataFrame) -> None:
-    """The end against K, then the way there: resampled and fixed."""
+    """The end against K, the way there with resampled and with fixed slices, and the loss at the end."""
+    named: list[tuple[Axes, list[tuple[float, float, str, str]]]] = []
     last = best[best.step == best.step.max()]
-    for resample, colour, name in ((True, picture.BLUE, "resampled"), (False, picture.RED, "fixed")):
-        picture.curve(
-            axes[0],
-            last[last["resample"] == resample],
-            "K",
-            "exact",
-            colour=colour,
-            scale=1.0,
-            dashed=not resample,
-        )
-        axes[0].plot([], [], color=colour, label=name, linestyle="-" if resample else "--")
-    picture.log_ticks(axes[0], sorted(last.K.unique()))
-    axes[0].axvline(int(best.D.iloc[0]), color=picture.PALE, zorder=0)
-    axes[0].legend(fontsize=8.5, frameon=False)
-    picture.label(axes[0], f"After {int(last.step.iloc[0])} steps", "slices K", "statistic over all slices")
+    steps = int(last.step.iloc[0])
+    for ax, column, title, y in (
+        (axes[0], "exact", f"After {steps} steps", "statistic over all slices"),
+        (axes[3], "loss", f"After {steps} steps, as the optimizer sees it", "statistic over its K slices"),
+    ):
+        ends = []
+        for resample, colour, name in ((True, picture.BLUE, "resampled"), (False, picture.RED, "fixed")):
+            own = last[last["resample"] == resample]
+            end = picture.curve(ax, own, "K", column, colour=colour, scale=1.0, dashed=not resample)
+            ends.append((*end, name, colour))
+        picture.log_ticks(ax, sorted(last.K.unique()))
+        ax.axvline(int(best.D.iloc[0]), color=picture.PALE, zorder=0)
+        picture.label(ax, title, "slices K", y)
+        ax.set_yscale("log")
+        named.append((ax, ends))
     for ax, resample in zip(axes[1:3], (True, False), strict=True):
         for i, (K, rows) in enumerate(best[best["resample"] == resample].groupby("K")):
             mean = rows.groupby("step").exact.mean()
@@ -283,11 +277,11 @@ def _toy_panels(axes: list[Axes], best: pd.DataFrame) -> None:
             ax, "Resampled slices" if resample else "Fixed slices", "step", "statistic over all slices"
         )
     picture.legend(axes[2], loc="lower left", bbox_to_anchor=(0.0, 0.12))
-    for ax in axes[:3]:
+    for ax in axes:
         ax.axhline(NULL, color=picture.GREY, linestyle=":", linewidth=1.2)
         ax.set_yscale("log")
+    picture.same_height(axes[:3])
+    for ax in axes:
         picture.plain_log(ax.yaxis)
-    _same_height(axes[:3])
-    axes[0].annotate(
-        "N(0, I)", (0.02, NULL), xycoords=("axes fraction", "data"), va="bottom", color=picture.GREY
-    )
+    for ax, ends in named:
+        picture.name_ends(ax, [*ends, (ax.get_xlim()[1], NULL, "N(0, I)", picture.GREY)])

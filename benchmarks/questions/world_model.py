@@ -123,34 +123,54 @@ def _curve(rows: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """R^2, error by horizon, success rates, at the least noise."""
-    frame = frame[frame.noise == frame.noise.min()]
-    note = f"{frame.seed.nunique()} seeds; points are seeds, bars their mean. {int(frame.tasks.iloc[0])} "
-    note += f"planning tasks a seed; success is to come within {planning.WITHIN} room widths of the goal in "
-    note += f"{planning.STEPS} steps."
+    """R^2, error by horizon, success rates; a row for each noise."""
+    noises = sorted(frame.noise.unique())
+    note = f"{frame.seed.nunique()} seeds; points and thin lines are seeds, bars and thick lines their mean. "
+    note += f"{int(frame.tasks.iloc[0])} planning tasks a seed; success is to come within {planning.WITHIN} "
+    note += f"room widths of the goal in {planning.STEPS} steps. Noise: standard deviation in every pixel."
+    if len(noises) > 1:
+        note += " Only the variants in a row were trained at its noise."
     title = "A world model from pixels: what SIGReg changes"
-    fig, axes = picture.panels(1, 3, title=title, note=note, size=(15, 4.6))
-    decoding = {"pixels" if v == "reference" else study.VARIANTS[v]: rows.r2 for v, rows in _variants(frame)}
-    _bars(axes[0], decoding)
-    picture.label(axes[0], "The position is linear in the embedding", "R^2 on held-out episodes", "")
+    size = (15, 4.2 * len(noises) + 0.4)
+    fig, axes = picture.panels(len(noises), 3, title=title, note=note, size=size)
     ends = []
-    for variant, rows in _variants(frame):
-        if variant != "reference":
-            errors = _curve(rows, "rollout_position")
-            h = np.arange(1, len(errors) + 1)
-            axes[1].plot(h, errors, marker="o", color=COLOURS[variant])
-            ends.append((h[-1], errors[-1], study.VARIANTS[variant], COLOURS[variant]))
-            if variant == "sigreg":
-                still = _curve(rows, "rollout_still")
-                axes[1].plot(h, still, "--", color=picture.BLUE)
-                ends.append((h[-1], still[-1], "first frame, as it is", picture.BLUE))
-    axes[1].set_ylim(0, 0.6)
-    axes[1].set_xticks([1, 5, 10, 15])
-    picture.label(axes[1], "Position read from predictions", "steps ahead", "mean error, room widths")
-    picture.name_ends(axes[1], [(x, min(y, 0.6), name, colour) for x, y, name, colour in ends])
-    _bars(axes[2], {name: 100 * rows.success for name, rows in policies(frame).items()})
-    picture.label(axes[2], "Reaching a goal that is shown as a frame", "success, %", "")
+    for i, noise in enumerate(noises):
+        decoding, ahead, success = axes[3 * i : 3 * i + 3]
+        rows = frame[frame.noise == noise]
+        own = {"pixels" if v == "reference" else study.VARIANTS[v]: part.r2 for v, part in _variants(rows)}
+        _bars(decoding, own)
+        decoding.set_xlim(min(0.0, rows.r2.min() - 0.02), 1)
+        title = f"Noise {noise:g}: the position by a linear probe"
+        picture.label(decoding, title, "R^2 on held-out episodes", "")
+        ends.append(_ahead(ahead, rows))
+        picture.label(ahead, "Position read from predictions", "steps ahead", "mean error, room widths")
+        _bars(success, {name: 100 * part.success for name, part in policies(rows).items()})
+        success.set_xlim(0, 100)
+        picture.label(success, "Reaching a goal that is shown as a frame", "success, %", "")
+    picture.same_height(axes[1::3])
+    for ax, found in zip(axes[1::3], ends, strict=True):
+        picture.plain_log(ax.yaxis)
+        picture.name_ends(ax, found, gap=0.09)
     return fig
+
+
+def _ahead(ax: Any, rows: pd.DataFrame) -> list[tuple[float, float, str, str]]:
+    """The error of the position against the horizon, and that of the first frame's position, kept."""
+    ends = []
+    lines = [("rollout_position", "o-", variant, study.VARIANTS[variant]) for variant in study.VARIANTS]
+    lines.append(("rollout_still", "--", "sigreg", "position of the\nfirst frame kept"))
+    for column, style, variant, name in lines:
+        own = rows[rows.variant == variant]
+        if variant == "reference" or own.empty:
+            continue
+        seeds = np.stack([numbers(cell) for cell in own[column]])
+        h = np.arange(1, seeds.shape[1] + 1)
+        ax.plot(h, seeds.T, style.lstrip("o"), color=COLOURS[variant], linewidth=0.6, alpha=0.6)
+        ax.plot(h, seeds.mean(0), style, color=COLOURS[variant])
+        ends.append((float(h[-1]), float(seeds.mean(0)[-1]), name, COLOURS[variant]))
+    ax.set_yscale("log")
+    ax.set_xticks([1, 5, 10, 15])
+    return ends
 
 
 def _bars(ax: Any, values: dict[str, pd.Series]) -> None:
@@ -160,4 +180,5 @@ def _bars(ax: Any, values: dict[str, pd.Series]) -> None:
         ax.barh(at, max(values[name].mean(), 0), color=colour, alpha=0.75)
         ax.plot(values[name], np.full(len(values[name]), at), "o", color=picture.INK, markersize=4)
     ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(min(0, len(names) - 4) - 0.6, len(names) - 0.4)
     ax.grid(axis="y", visible=False)

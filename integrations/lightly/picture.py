@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
+from integrations.lightly.probes import DRAWS
 from sigreg.directions import gaussian
 
 EXPECTED = 1.0525  # Epps-Pulley's mean under N(0, I), at any N
@@ -54,7 +55,8 @@ def _losses(axis: Axes, log: pd.DataFrame) -> None:
     axis.axhline(EXPECTED, color=BLUE, linestyle=":", label=f"SIGReg under N(0, I), {EXPECTED:.2f}")
     axis.plot(epochs, log["prediction"], color=RED, label="prediction")
     axis.plot(epochs, log["loss"], color=INK, label="total")
-    axis.set(title="Two terms, one loss", xlabel="epoch", yscale="log")
+    axis.set(title="Loss terms during training", xlabel="epoch", yscale="log")
+    axis.set_ylabel("mean of the epoch")
     axis.legend()
 
 
@@ -69,8 +71,9 @@ def _bars(axis: Axes, knn: dict[str, dict[str, dict[str, float]]]) -> None:
             bars, [f"{m:.2f}".lstrip("0") for m in mean], label_type="center", color="white", fontsize=9
         )
     axis.set_xticks(range(len(shots)), [f"{n} label{'s' * (n != '1')} a class" for n in shots])
-    axis.set(title="k-NN accuracy with few labels", ylim=(0.0, 1.0))
-    axis.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    axis.set(title="k-NN accuracy with few labels", ylabel="accuracy on test images", ylim=(0.0, 1.0))
+    axis.set_xlabel(f"one run; mean and sd over {DRAWS} draws of the labels", fontsize=9)
+    axis.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 
 
 def _components(axis: Axes, embedding: np.ndarray, labels: np.ndarray) -> None:
@@ -87,6 +90,7 @@ def _components(axis: Axes, embedding: np.ndarray, labels: np.ndarray) -> None:
             bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
         )
     axis.set(title="Test digits, first two principal components", xticks=[], yticks=[])
+    axis.set(xlabel="first component", ylabel="second component")
 
 
 def _slices(axis: Axes, projection: np.ndarray) -> None:

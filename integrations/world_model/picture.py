@@ -152,7 +152,7 @@ def _success(axis: Axes, results: Results, number: int) -> None:
         axis.bar(i, 100 * rate, color=COLOURS[variant], width=0.7)
         error = [[100 * (rate - low)], [100 * (high - rate)]]
         axis.errorbar(i, 100 * rate, error, color="black", capsize=3, linewidth=1)
-        axis.text(i, 100 * high + 1.5, f"{100 * rate:.0f}", ha="center")
+        axis.text(i, 100 * high + 1.5, f"{100 * rate:.1f}", ha="center")
     axis.set_xticks(range(len(rates)), [name.replace(" ", "\n", 1) for name in rates])
     axis.set(title=f"Goals reached in {planning.STEPS} steps, {number} tasks", ylim=(0, 105))
     axis.set_ylabel("success, % (95 % interval)")
