@@ -98,12 +98,6 @@ def test_stacked_views_are_an_error_that_says_what_to_do():
         SlicedEppsPulley()(list(embeddings(2, 9, 4)))
 
 
-def test_another_statistic_is_honoured_and_a_grid_for_it_refused():
-    assert SlicedEppsPulley(statistic="watson")(embeddings(16, 5)).isfinite()
-    with pytest.raises(ValueError, match="t_max"):
-        SlicedEppsPulley(t_max=5.0, statistic="watson")
-
-
 class Module(nn.Module):
     """The host's Module as far as a forward function sees it."""
 

@@ -20,6 +20,7 @@ from torch import Tensor
 import sigreg
 from sigreg.sample import described
 from sigreg_adapters.last_batch import weights_of_one_row
+from sigreg_adapters.renamed import POINTS, SLICES, T_MAX, rename
 
 
 class SlicedEppsPulley(sigreg.SIGReg):
@@ -31,17 +32,19 @@ class SlicedEppsPulley(sigreg.SIGReg):
 
     Args:
         num_slices: random slices per call.
-        t_max: half-range of the integral.
-        n_points: quadrature points on the half-line (`num_points`), an odd or an even number.
+        t_max: half-range of the integral; left out, `grid` may replace it.
+        n_points: quadrature points on the half-line (`num_points`), an odd or an even number; left out,
+            `grid` may replace it.
         **settings: anything else `sigreg.SIGReg` takes, e.g. `directions="orthogonal"` or `group=None`.
 
     Shapes:
         x `(N, D)`, weights (optional) `(N,)` -> scalar.
 
     Raises:
-        TypeError: x is not a floating-point tensor, such as a list of views.
-        ValueError: x is not `(N, D)`; t_max, n_points or num_slices are out of range; t_max or n_points are
-            given with another statistic.
+        TypeError: x is not a floating-point tensor, such as a list of views; t_max or n_points given for a
+            statistic that has no quadrature.
+        ValueError: x is not `(N, D)`; t_max, n_points or num_slices are out of range; n_points and
+            num_points at once.
 
     Example:
         >>> import torch
@@ -50,13 +53,11 @@ class SlicedEppsPulley(sigreg.SIGReg):
     """
 
     def __init__(
-        self, num_slices: int = 1024, t_max: float = 3.0, n_points: int = 17, **settings: Any
+        self, num_slices: int = SLICES, t_max: float = T_MAX, n_points: int = POINTS, **settings: Any
     ) -> None:
-        if settings.get("statistic", "epps_pulley") == "epps_pulley":
-            settings = {"t_max": t_max, "num_points": n_points} | settings
-        elif (t_max, n_points) != (3.0, 17):
-            raise ValueError(f"t_max and n_points belong to epps_pulley, not to {settings['statistic']!r}")
-        super().__init__(num_slices=num_slices, **settings)
+        slices = ("num_slices", num_slices)
+        rename(settings, num_slices=slices, t_max=("t_max", t_max), n_points=("num_points", n_points))
+        super().__init__(**settings)
 
     def forward(
         self, x: Tensor, weights: Tensor | None = None, *, step: int | Tensor | None = None
