@@ -132,8 +132,9 @@ def lejepa(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
     if "label" in views[0]:
         out["label"] = torch.cat([view["label"] for view in views[:num_global]])
     if self.training:
-        projections = self.projector(torch.cat(crops)).unflatten(0, (len(crops), -1))  # (V, N, D)
-        loss, prediction, regularizer = self.lejepa_loss.components(projections, num_global)
+        projections = self.projector(torch.cat(crops)).split([len(crop) for crop in crops])  # V of (N, D)
+        weights = weights_of_one_row(projections[0], None, self.lejepa_loss.sigreg.group)
+        loss, prediction, regularizer = self.lejepa_loss.components(projections, num_global, weights)
         out |= {"loss": loss, "prediction_loss": prediction, "sigreg_loss": regularizer}
         logged = {f"{stage}/{name}": value.detach() for name, value in out.items() if "loss" in name}
         self.log_dict(logged, on_step=True, on_epoch=True, sync_dist=True)

@@ -42,7 +42,7 @@ class LeJEPA(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         views = batch[0]
         z = self.projection_head(self.backbone(torch.cat(views)).flatten(1)).chunk(len(views))
-        loss = self.criterion.forward_components(z, num_global=self.num_global)
+        loss = self.criterion.components(z, num_global=self.num_global)
         self.log_dict(
             {"loss": loss.total, "prediction": loss.prediction, "sigreg": loss.sigreg},
             prog_bar=True,
@@ -60,7 +60,7 @@ class LeJEPA(pl.LightningModule):
 
 
 class BYOL(pl.LightningModule):
-    """A predictor chases a momentum copy of the encoder and its head."""
+    """A predictor, whose target is a momentum copy of the encoder and its head."""
 
     def __init__(self, backbone: nn.Module, dim: int, lr: float | None = None) -> None:
         super().__init__()

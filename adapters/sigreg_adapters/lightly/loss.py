@@ -138,11 +138,11 @@ class LeJEPALoss(sigreg.LeJEPALoss):
             global_proj: the global views `(Vg, N, D)`, in the place of `views` and `num_global`.
             step: as in `sigreg.SIGReg`.
         """
-        return self.forward_components(
+        return self.components(
             views, num_global, weights, local_proj=local_proj, global_proj=global_proj, step=step
         ).total
 
-    def forward_components(
+    def components(
         self,
         views: Sequence[Tensor] | Tensor | None = None,
         num_global: int | None = None,
@@ -152,14 +152,13 @@ class LeJEPALoss(sigreg.LeJEPALoss):
         global_proj: Tensor | None = None,
         step: int | Tensor | None = None,
     ) -> LeJEPAComponents:
-        """The loss and its unweighted parts, `total, prediction, sigreg`; arguments as of `forward`.
-
-        `sigreg.LeJEPALoss` calls this method `components`.
-        """
+        """The loss and its unweighted parts, `total, prediction, sigreg`; arguments as of `forward`."""
         views, num_global = _views(views, num_global, local_proj, global_proj)
         first = views[0] if isinstance(views, (Sequence, Tensor)) and len(views) else views
         weights = weights_of_one_row(first, weights, self.sigreg.group)
-        return self.components(views, num_global, weights, step=step)
+        return super().components(views, num_global, weights, step=step)
+
+    forward_components = components  # an older name
 
 
 def _views(
