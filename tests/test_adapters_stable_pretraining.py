@@ -173,3 +173,15 @@ def test_views_that_are_not_dicts_with_an_image_are_an_error_that_says_so(batch,
 def test_views_without_a_global_one_are_an_error():
     with pytest.raises(ValueError, match=r"no view is global.*local_1"):
         Module()({"local_1": view(4, 0), "batch_idx": 3}, "fit")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_views_that_are_neither_global_nor_local_by_their_names_are_an_error(nested):
+    named = {"global_1": view(8, 0), "small_1": view(4, 1), "crop": view(4, 2)}
+    with pytest.raises(ValueError, match=r"\['small_1', 'crop'\] are neither global nor local"):
+        Module()({"views": named} if nested else {**named, "batch_idx": 0, "meta": {"epoch": 1}}, "fit")
+
+
+def test_a_named_view_without_an_image_is_an_error():
+    with pytest.raises(TypeError, match="got a dict as a view"):
+        Module()({"global_1": view(8, 0), "local_1": {"label": torch.arange(6)}}, "fit")

@@ -11,7 +11,7 @@ Tried with stable-pretraining 0.1.8.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -108,7 +108,7 @@ def lejepa(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
 
     Raises:
         TypeError: a batch or a view that is not a dict, or a view without "image".
-        ValueError: named views of which none is global.
+        ValueError: named views of which none is global, or one is neither global nor local.
 
     Example:
         >>> import torch
@@ -149,14 +149,23 @@ _BATCH = (
 
 def _views(views: Any) -> tuple[list[Any], int]:
     """The views, global ones first, and how many those are."""
-    if not isinstance(views, dict):
-        for view in views:
-            if not isinstance(view, Mapping) or "image" not in view:
-                raise TypeError(f"expected {_BATCH}; got {described(view)} as a view")
-        return list(views), len(views)
-    named = {name: view for name, view in views.items() if isinstance(view, dict)}  # batch_idx is one too
+    if not isinstance(views, Mapping):
+        return _with_images(views), len(views)
+    named = {name: view for name, view in views.items() if isinstance(view, Mapping)}  # not batch_idx
+    others = [n for n, view in named.items() if "image" in view and not n.startswith(("global", "local"))]
+    if others:
+        raise ValueError(f"{others} are neither global nor local; expected {_BATCH}")
     groups = [[named[name] for name in named if name.startswith(kind)] for kind in ("global", "local")]
     if not groups[0]:
         given = {name: type(view).__name__ for name, view in views.items()}
         raise ValueError(f"no view is global; expected {_BATCH}; got {given}")
-    return groups[0] + groups[1], len(groups[0])
+    return _with_images(groups[0] + groups[1]), len(groups[0])
+
+
+def _with_images(views: Iterable[Any]) -> list[Any]:
+    """The views, each a dict with an "image"."""
+    views = list(views)
+    for view in views:
+        if not isinstance(view, Mapping) or "image" not in view:
+            raise TypeError(f"expected {_BATCH}; got {described(view)} as a view")
+    return views

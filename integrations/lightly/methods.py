@@ -60,7 +60,7 @@ class LeJEPA(pl.LightningModule):
 
 
 class BYOL(pl.LightningModule):
-    """A predictor, whose target is a momentum copy of the encoder and its head."""
+    """A predictor of the projections of a momentum copy of the encoder and its head."""
 
     def __init__(self, backbone: nn.Module, dim: int, lr: float | None = None) -> None:
         super().__init__()
