@@ -32,13 +32,21 @@ def method(pl, **changes):
     return Method()
 
 
-def fit(pl, monitor, model=None, *, scale=1.0, z=None, **trainer):
-    """Trains on batches of 64 of which all columns but the first are multiplied by `scale`."""
+def fit(pl, monitor, model=None, *, scale=1.0, z=None, ckpt_path=None, **trainer):
+    """Trains on batches of 64 of which all columns but the first are multiplied by `scale`.
+
+    `monitor` may be a list of several.
+    """
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     settings |= {"enable_model_summary": False, "accelerator": "cpu", "max_epochs": 1}
-    trainer = pl.Trainer(callbacks=[monitor], **settings | trainer)
+    callbacks = [*monitor] if isinstance(monitor, list) else [monitor]
+    trainer = pl.Trainer(callbacks=callbacks, **settings | trainer)
     z = normal(128, 8) * torch.tensor([1.0] + [scale] * 7) if z is None else z
-    trainer.fit(method(pl) if model is None else model, torch.utils.data.DataLoader(z, batch_size=64))
+    trainer.fit(
+        method(pl) if model is None else model,
+        torch.utils.data.DataLoader(z, batch_size=64),
+        ckpt_path=ckpt_path,
+    )
     return trainer
 
 

@@ -95,3 +95,18 @@ def test_settings_reach_sigreg():
     assert (criterion.sigreg.seed, criterion.sigreg.group) == (3, None)
     z = torch.zeros(64, 16)
     assert_close(criterion(z, z)["bcs_loss"], torch.tensor(0.402048), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ["t_max", "num_points", "grid"])
+def test_the_hosts_grid_is_fixed_without_a_statistic(name):
+    value = {"t_max": 5.0, "num_points": 33, "grid": "accurate"}[name]
+    with pytest.raises(ValueError, match=rf'{name}=.* give statistic="epps_pulley"'):
+        BCS(**{name: value})
+    z = torch.randn(2, 64, 8, generator=torch.Generator().manual_seed(0))
+    expected = SIGReg(num_slices=256, **{name: value})(z) / 64
+    assert_close(BCS(statistic="epps_pulley", **{name: value})(*z)["bcs_loss"], expected)
+
+
+def test_a_memory_is_refused():
+    with pytest.raises(ValueError, match=r"memory=256 .* number of samples"):
+        BCS(memory=256)

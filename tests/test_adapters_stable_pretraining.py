@@ -98,12 +98,6 @@ def test_stacked_views_are_an_error_that_says_what_to_do():
         SlicedEppsPulley()(list(embeddings(2, 9, 4)))
 
 
-def test_another_statistic_is_honoured_and_a_grid_for_it_refused():
-    assert SlicedEppsPulley(statistic="watson")(embeddings(16, 5)).isfinite()
-    with pytest.raises(ValueError, match="t_max"):
-        SlicedEppsPulley(t_max=5.0, statistic="watson")
-
-
 class Module(nn.Module):
     """The host's Module as far as a forward function sees it."""
 
@@ -179,3 +173,15 @@ def test_views_that_are_not_dicts_with_an_image_are_an_error_that_says_so(batch,
 def test_views_without_a_global_one_are_an_error():
     with pytest.raises(ValueError, match=r"no view is global.*local_1"):
         Module()({"local_1": view(4, 0), "batch_idx": 3}, "fit")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_views_that_are_neither_global_nor_local_by_their_names_are_an_error(nested):
+    named = {"global_1": view(8, 0), "small_1": view(4, 1), "crop": view(4, 2)}
+    with pytest.raises(ValueError, match=r"\['small_1', 'crop'\] are neither global nor local"):
+        Module()({"views": named} if nested else {**named, "batch_idx": 0, "meta": {"epoch": 1}}, "fit")
+
+
+def test_a_named_view_without_an_image_is_an_error():
+    with pytest.raises(TypeError, match="got a dict as a view"):
+        Module()({"global_1": view(8, 0), "local_1": {"label": torch.arange(6)}}, "fit")

@@ -66,7 +66,8 @@ def test_the_constructor_is_the_hosts():
 
 def test_a_checkpoint_of_the_hosts_class_loads():
     ours = nn.ModuleDict({"sigreg": SIGReg()})
-    ours.load_state_dict(nn.ModuleDict({"sigreg": StandIn()}).state_dict())
+    with pytest.warns(UserWarning, match=r"stable-worldmodel's class and has no sigreg\._extra_state"):
+        ours.load_state_dict(nn.ModuleDict({"sigreg": StandIn()}).state_dict())
 
 
 def test_a_checkpoint_of_ours_resumes_the_directions():
@@ -81,12 +82,6 @@ def test_padded_steps_do_not_count():
     z, valid = embeddings(3, 20, 5), torch.rand(3, 20) > 0.3
     rows = torch.stack([SIGReg(num_proj=8)(z[t][valid[t]], step=0) for t in range(3)])
     assert_close(SIGReg(num_proj=8)(z, valid), rows.mean())
-
-
-def test_another_statistic_is_honoured_and_a_grid_for_it_refused():
-    assert SIGReg(statistic="watson")(embeddings(2, 16, 5)).isfinite()
-    with pytest.raises(ValueError, match="knots=9"):
-        SIGReg(9, statistic="watson")
 
 
 def test_a_last_batch_of_one_sequence_is_accepted_as_by_the_host():

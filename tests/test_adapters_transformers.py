@@ -119,6 +119,19 @@ def test_dropout_is_the_same_in_both_passes_and_goes_on_as_without(adapter):
     assert with_it.logs[0]["sigreg"] == without.logs[0]["sigreg"]
 
 
+def test_the_first_pass_keeps_the_embeddings_and_not_the_hidden_states(adapter, monkeypatch):
+    cat, kept = torch.cat, []
+
+    def spy(tensors, **dim):
+        kept.append([x.untyped_storage().nbytes() for x in tensors])
+        return cat(tensors, **dim)
+
+    monkeypatch.setattr(torch, "cat", spy)
+    trained(adapter, 4, pooling=last)
+    embeddings = N // 4 * 8 * torch.float32.itemsize
+    assert [embeddings] * 4 in kept
+
+
 def test_a_model_that_encodes_otherwise_the_second_time_is_refused(adapter):
     trainer = adapter.SIGRegTrainer(Model(), batches(4), 4)
     calls = iter(range(1, 99))

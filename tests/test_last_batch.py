@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 import sigreg
 from sigreg_adapters.eb_jepa import BCS
-from sigreg_adapters.stable_pretraining import SlicedEppsPulley
+from sigreg_adapters.stable_pretraining import SlicedEppsPulley, lejepa
 from sigreg_adapters.stable_worldmodel import SIGReg as WorldModelSIGReg
 
 
@@ -30,6 +31,22 @@ def test_an_objective_of_one_row():
     distance = (z[0] - z[1]).square().mean()
     torch.testing.assert_close(losses["invariance_loss"], distance)
     assert losses["loss"].isfinite()
+
+
+def test_stable_pretrainings_forward_of_one_row():
+    module, z = nn.Module(), views()
+    module.backbone, module.projector = nn.Flatten(), nn.Identity()
+    module.lejepa_loss, module.log_dict = sigreg.LeJEPALoss(), lambda values, **_: None
+    out = lejepa(module, {"views": [{"image": view} for view in z]}, "fit")
+    assert out["sigreg_loss"] == sigreg.SIGReg()(z, torch.ones(1, dtype=torch.bool))
+
+
+def test_lightlys_components_of_one_row_are_those_of_its_loss():
+    lightly = pytest.importorskip("sigreg_adapters.lightly")
+    z, criterion = views(4), lightly.LeJEPALoss().eval()
+    calls = ({"views": list(z), "num_global": 2}, {"global_proj": z[:2], "local_proj": z[2:]})
+    for method in (criterion.components, criterion.forward_components):
+        assert [method(**call).total for call in calls] == [criterion(**call) for call in calls]
 
 
 def test_lightlys_loss_of_one_row_is_lightlys():

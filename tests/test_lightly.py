@@ -4,10 +4,8 @@ Older versions lack some of these classes or compute something else; such tests 
 LIGHTLY_SOURCE names a clone of lightly, whose tests of its LeJEPALoss are then run against ours.
 """
 
-import copy
 import inspect
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,12 +17,11 @@ import lightly.loss
 import pytest
 import torch
 from lightly.models import modules as heads
-from torch import Tensor, nn
+from torch import Tensor
 
-import sigreg
 import sigreg_adapters.lightly as ours
-from sigreg.univariate import epps_pulley
 from sigreg_adapters.lightly import LeJEPALoss, LeJEPAProjectionHead, LeJEPATransform, SIGReg
+from tests.host_parity import assert_same_value_and_gradient
 from tests.samples import normal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,18 +42,6 @@ def with_our_directions(theirs: lightly.loss.SIGReg, ours: SIGReg) -> None:
         )
 
     theirs._generate_unit_vectors = directions
-
-
-def assert_same_value_and_gradient(ours, theirs, z: Tensor) -> None:
-    results = []
-    for loss in (ours, theirs):
-        leaf = z.clone().requires_grad_()
-        value = loss(leaf)
-        (3 * value).backward()
-        results.append((value.detach(), leaf.grad))
-    (value, grad), (expected, expected_grad) = results
-    torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
-    torch.testing.assert_close(grad, expected_grad, rtol=0, atol=1e-5 * float(expected_grad.abs().max()))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -212,70 +197,6 @@ def test_lightlys_own_tests_pass_against_ours(tmp_path):
     assert {name for name, problems in names.items() if problems} == set(NOT_OURS), run.stdout
 
 
-README = (ROOT / "integrations/lightly/README.md").read_text()
-EXTRA_TERM = dict(re.findall(r"^-(loss = .*)\n\+(\1 \+ .*)$", README, flags=re.MULTILINE))
-BASE = {
-    "simclr": "loss = ntxent(z0, z1)",
-    "barlow_twins": "loss = barlow_twins(z0, z1)",
-    "vicreg": "loss = vicreg(z0, z1)",
-    "supervised": "loss = cross_entropy(classifier(z), labels)",
-}
-
-
-class Toy:
-    """A small encoder under one line of the README: two noisy views, or one of them and labels."""
-
-    def __init__(self):
-        torch.manual_seed(0)
-        self.noise = torch.Generator().manual_seed(0)
-        self.x = torch.randn(128, 16, generator=self.noise)
-        self.encoder = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8))
-        self.names = {
-            "torch": torch,
-            "classifier": nn.Linear(8, 4),
-            "labels": self.x[:, :4].argmax(1),
-            "ntxent": lightly.loss.NTXentLoss(),
-            "barlow_twins": lightly.loss.BarlowTwinsLoss(),
-            "vicreg": lightly.loss.VICRegLoss(),
-            "cross_entropy": nn.functional.cross_entropy,
-            "sigreg": SIGReg(num_vectors=64),
-        }
-
-    def loss(self, line: str) -> Tensor:
-        views = self.x + 0.1 * torch.randn(2, 128, 16, generator=self.noise)
-        z0, z1 = self.encoder(views)
-        names = {**self.names, "z": z0, "z0": z0, "z1": z1}
-        exec(line, names)
-        return names["loss"]
-
-    def trained(self, line: str, steps: int = 40) -> Tensor:
-        """The embeddings after training."""
-        optimizer = torch.optim.Adam(
-            [*self.encoder.parameters(), *self.names["classifier"].parameters()], 0.01
-        )
-        for _ in range(steps):
-            optimizer.zero_grad()
-            self.loss(line).backward()
-            optimizer.step()
-        return self.encoder(self.x).detach()
-
-
-@pytest.mark.parametrize("base", BASE.values(), ids=BASE)
-def test_one_line_adds_sigreg_to_another_loss(base):
-    gradients = []
-    for line in (base, EXTRA_TERM[base]):
-        toy = Toy()
-        toy.loss(line).backward()
-        gradients.append([copy.deepcopy(p.grad) for p in toy.encoder.parameters()])
-    assert all(not torch.allclose(without, with_it) for without, with_it in zip(*gradients, strict=True))
-
-    value = SIGReg(num_vectors=256).eval()
-    without, with_it = (value(Toy().trained(line)) for line in (base, EXTRA_TERM[base]))
-    assert with_it < without / 3, (
-        f"SIGReg of the embeddings: {without:.2f} without, {with_it:.2f} with the term"
-    )
-
-
 def test_the_transform_gives_globals_first():
     from PIL import Image
 
@@ -285,33 +206,9 @@ def test_the_transform_gives_globals_first():
         LeJEPATransform(0, 2)
 
 
-def test_a_named_grid_is_honoured():
-    named, ours_own = SIGReg(grid="accurate").eval(), sigreg.SIGReg(grid="accurate").eval()
-    z = normal(2, 24, 16)
-    torch.testing.assert_close(named(z), ours_own(z), rtol=0, atol=0)
-    assert float(named(z)) != float(SIGReg().eval()(z))
-
-
-@pytest.mark.parametrize("statistic", [{"epps_pulley": 1.0}, epps_pulley], ids=["dict", "callable"])
-def test_knots_and_t_max_reach_any_form_of_epps_pulley(statistic):
-    z = normal(2, 24, 16)
-    expected = SIGReg(t_max=5.0, knots=33).eval()(z)
-    torch.testing.assert_close(SIGReg(statistic=statistic, t_max=5.0, knots=33).eval()(z), expected)
-    assert float(expected) != float(SIGReg(knots=33).eval()(z))
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "says"),
-    [
-        ({"statistic": "vcreg", "knots": 17}, TypeError, "num_points"),
-        ({"knots": 17, "num_points": 9}, ValueError, "knots= or num_points="),
-        ({"num_vectors": 8, "num_slices": 9}, ValueError, "num_vectors= or num_slices="),
-        ({"gather_distributed": True, "group": None}, ValueError, "gather_distributed= or group="),
-    ],
-)
-def test_conflicting_settings_are_refused(settings, error, says):
-    with pytest.raises(error, match=says):
-        SIGReg(**settings)
+def test_a_group_beside_gather_distributed_is_refused():
+    with pytest.raises(ValueError, match="gather_distributed= or group="):
+        SIGReg(gather_distributed=True, group=None)
 
 
 @pytest.mark.parametrize(

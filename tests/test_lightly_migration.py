@@ -102,4 +102,4 @@ def test_the_guide_shows_no_other_diff():
     shown = re.findall(r"```diff\n.*?\n```", README, flags=re.DOTALL)
     generated = {guide.block(method, framework) for method, framework in PAIRS}
     others = [block for block in shown if block not in generated]
-    assert len(others) == 2  # the import of LeJEPALoss; SIGReg beside another loss, run in test_lightly.py
+    assert len(others) == 2  # the import of LeJEPALoss; SIGReg as an extra term, which has its own test

@@ -11,7 +11,7 @@ from packaging.version import Version
 from PIL import Image
 from torch.utils.data import Dataset
 
-from integrations.lightly import data, methods, picture, pretrain, probes
+from integrations.lightly import backbones, data, demo, methods, picture, pretrain, probes
 
 FEW = ["--epochs", "1", "--batch-size", "16", "--workers", "0", "--precision", "32-true"]
 # Lightning's own: a scheduler step it takes itself, a loader it would rather see with more workers
@@ -47,7 +47,7 @@ def images() -> data.Images:
 @pytest.mark.parametrize("method", ["lejepa", "byol", "dino", "simsiam"])
 def test_every_method_trains_two_steps(method, images, tmp_path):
     args = pretrain.parse(["--method", method, "--out", str(tmp_path), *FEW])
-    before = pretrain.build(args).backbone.state_dict()
+    before = pretrain.build(args, images.size).backbone.state_dict()
     model = pretrain.pretrain(args, images)
     assert model.global_step == 2
     assert any(not torch.equal(before[k], v) for k, v in model.backbone.state_dict().items() if "weight" in k)
@@ -111,6 +111,28 @@ def test_an_image_folder_trains(tmp_path):
 def test_a_timm_backbone_trains(images, tmp_path):
     args = pretrain.parse(["--backbone", "test_resnet", "--out", str(tmp_path), *FEW])
     assert pretrain.pretrain(args, images).global_step == 2
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "test_resnet"])
+def test_a_timm_backbone_is_built_for_the_size_of_the_views(name):
+    backbone, dim = backbones.create(name, 32)
+    assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, dim)
+
+
+def test_a_learning_rate_of_zero_is_taken():
+    for method in pretrain.NAMES:
+        assert pretrain.build(pretrain.parse(["--method", method, "--lr", "0"]), 16).lr == 0
+
+
+def test_fewer_images_than_a_batch_are_an_error_of_one_line(images, tmp_path):
+    args = pretrain.parse(["--out", str(tmp_path), *FEW, "--batch-size", "64"])
+    with pytest.raises(SystemExit, match=r"^--batch-size 64: there are only 32 images to train on$"):
+        pretrain.pretrain(args, images)
+
+
+def test_the_demo_of_other_data_is_an_error_of_one_line():
+    with pytest.raises(SystemExit, match=r"^--data cifar10: .*integrations\.lightly\.pretrain$"):
+        demo.main(["--data", "cifar10", "--epochs", "1"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import copy
 import importlib
+import subprocess
+import sys
 import types
 
 import pytest
@@ -201,9 +203,46 @@ def test_of_several_criteria_the_named_one_is_watched():
     assert logged["gaussianity/sd"] < 2
 
 
+def test_two_monitors_report_under_prefixes_of_their_own(pl, tmp_path):
+    monitors = [GaussianityMonitor("criterion"), GaussianityMonitor("head", prefix="head/gaussianity")]
+    trainer = fit(pl, monitors, enable_checkpointing=True, default_root_dir=tmp_path)
+    for monitor, prefix in zip(monitors, ("gaussianity", "head/gaussianity"), strict=True):
+        assert {name.rsplit("/", 1)[0] for name in monitor.last} == {prefix}
+        assert trainer.callback_metrics.items() >= monitor.last.items()
+    saved = torch.load(next(tmp_path.rglob("*.ckpt")), weights_only=True)["callbacks"]
+    assert [saved[monitor.state_key] for monitor in monitors] == [{"looked": 0, "collapsed": 0}] * 2
+
+
+def test_two_monitors_of_one_prefix_are_refused(lightning):
+    with pytest.raises(RuntimeError, match=r"state_key.*unique"):
+        fit(lightning, [GaussianityMonitor("criterion"), GaussianityMonitor("head")])
+
+
+def test_a_second_fit_starts_anew(lightning):
+    monitor = GaussianityMonitor(every_n_steps=10)
+    fit(lightning, monitor)
+    fit(lightning, monitor, z=100 * normal(128, 8))
+    assert monitor.last["gaussianity/sd"] > 50
+
+
+@pytest.mark.parametrize("first", ["pytorch_lightning", "lightning.pytorch", None])
+def test_the_callback_is_that_of_the_package_in_use(first):
+    """The other package is not imported: it would configure the logging of the program again."""
+    program = f"""
+import sys
+{f"import {first}" if first else ""}
+import sigreg_adapters.lightning
+print(sigreg_adapters.lightning.GaussianityMonitor.__mro__[1].__module__, "lightning.pytorch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    package = first or "lightning.pytorch"
+    assert done.stdout.split() == [f"{package}.callbacks.callback", str(package == "lightning.pytorch")]
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
+        ({"prefix": None}, TypeError, "prefix must be a string.*got NoneType"),
         ({"every_n_steps": 0}, ValueError, "every_n_steps=0 must be at least 1"),
         ({"every_n_steps": 2.5}, TypeError, r"every_n_steps=2\.5 must be an int"),
         ({"patience": 0}, ValueError, "patience=0 must be at least 1"),

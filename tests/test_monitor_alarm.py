@@ -62,6 +62,24 @@ def test_an_alarm_can_stop_the_run(pl):
     assert trainer.global_step == 3
 
 
+def test_a_second_fit_stops_with_a_warning_too(lightning):
+    monitor = GaussianityMonitor(every_n_steps=1, patience=3, stop_on_collapse=True)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="criterion at step 2: collapsed"):
+            assert fit(lightning, monitor, z=torch.zeros(64 * 10, 8)).global_step == 3
+
+
+def test_a_run_resumed_after_a_stop_warns_when_it_stops_again(lightning, tmp_path):
+    settings = {"z": torch.zeros(64 * 10, 8), "enable_checkpointing": True, "default_root_dir": tmp_path}
+    for resumed in (False, True):
+        monitor = GaussianityMonitor(every_n_steps=1, patience=3, stop_on_collapse=True)
+        checkpoint = next(tmp_path.rglob("*.ckpt")) if resumed else None
+        with pytest.warns(UserWarning, match=rf"criterion at step {2 + resumed}: collapsed") as caught:
+            trainer = fit(lightning, monitor, **settings, max_epochs=2, ckpt_path=checkpoint)
+        assert sum("criterion" in str(w.message) for w in caught) == 1
+        assert trainer.global_step == 3 + resumed
+
+
 def test_a_resumed_run_remembers_the_looks_before_it():
     monitor = GaussianityMonitor()
     monitor.load_state_dict({"looked": 100, "collapsed": 2})

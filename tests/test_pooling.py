@@ -66,6 +66,23 @@ def test_a_function_gives_embeddings_and_perhaps_weights(hidden):
     assert of(lambda outputs, inputs: pair, hidden) is pair
 
 
+def test_the_masked_mean_of_half_precision_is_summed_in_float32():
+    hidden = torch.full((2, 8192, D), 10.0, dtype=torch.float16)  # the sum is beyond float16
+    z, _ = of("mean", hidden, attention_mask=torch.ones(2, 8192))
+    assert_close(z, torch.full((2, D), 10.0, dtype=torch.float16), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("pooling", ["tokens", "mean", "cls"])
+def test_the_states_of_a_decoder_are_masked_by_its_own_mask(hidden, mask, pooling):
+    outputs = SimpleNamespace(last_hidden_state=hidden, encoder_last_hidden_state=torch.zeros(B, L, D))
+    of_source = {"attention_mask": torch.ones(B, L)}  # the source's, which has the same shape here
+    found = pooled(pooling, outputs, {**of_source, "decoder_attention_mask": mask})
+    assert_close(found, of(pooling, hidden, attention_mask=mask), rtol=0, atol=0)
+    for inputs in (of_source, {}):  # padding of the target is not known
+        with pytest.raises(TypeError, match=r"states of a decoder.*decoder_attention_mask.*a function"):
+            pooled(pooling, outputs, inputs)
+
+
 @pytest.mark.parametrize(
     ("shape", "mask_shape", "words"),
     [

@@ -39,14 +39,16 @@ class BCS(nn.Module):
         num_slices: random slices per call.
         lmbd: the weight of SIGReg.  eb_jepa does not multiply SIGReg by N, and its prediction term is 4 times
             that of `sigreg.LeJEPALoss`, whose ratio lambda_param / (1 - lambda_param) is lmbd / (4 N).
-        **settings: anything else `sigreg.SIGReg` takes.  The statistic is computed on eb_jepa's grid;
-            `statistic="epps_pulley"` takes this library's default.
+        **settings: anything else `sigreg.SIGReg` takes except `memory`.  The default is Epps-Pulley on
+            eb_jepa's grid, which is fixed; with `statistic="epps_pulley"` the grid is this library's, and
+            `t_max`, `num_points` and `grid` choose another.
 
     Shapes:
         z1, z2 `(N, D)` -> dict of scalars "loss", "bcs_loss" and "invariance_loss", as eb_jepa's.
 
     Raises:
-        ValueError: views of different shape, or num_slices < 1.
+        ValueError: views of different shape, num_slices < 1, a memory, or a setting of the grid without a
+            statistic.
 
     Example:
         >>> import torch
@@ -58,6 +60,17 @@ class BCS(nn.Module):
     def __init__(self, num_slices: int = 256, lmbd: float = 10.0, **settings: Any) -> None:
         super().__init__()
         self.num_slices, self.lmbd = num_slices, lmbd
+        if settings.get("memory"):
+            raise ValueError(
+                f"memory={settings['memory']} changes the number of samples, by which BCS divides SIGReg; "
+                "use sigreg.SIGReg"
+            )
+        grid = [name for name in ("t_max", "num_points", "grid") if name in settings]
+        if grid and "statistic" not in settings:
+            raise ValueError(
+                f"{grid[0]}={settings[grid[0]]!r} would change eb_jepa's grid, which BCS reproduces; give "
+                'statistic="epps_pulley" with it'
+            )
         settings.setdefault("statistic", STATISTIC)
         self.sigreg = sigreg.SIGReg(num_slices=num_slices, **settings)
 

@@ -6,7 +6,9 @@ Tried with lightning 2.6.6 and pytorch-lightning 2.6.6, either of which may run 
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,16 +20,17 @@ from sigreg.arguments import assert_int, assert_number
 from sigreg.collectives import resolve
 from sigreg.diagnostics import BatchDiagnosis, Diagnosis, diagnose_batch
 
-try:
+# The package of the program: importing the other one as well would configure its logging a second time.
+if find_spec("lightning") and ("lightning.pytorch" in sys.modules or "pytorch_lightning" not in sys.modules):
     from lightning.pytorch import Callback
-except ImportError:
+else:
     from pytorch_lightning import Callback  # type: ignore[assignment]
 
 
 class GaussianityMonitor(Callback):
     """Logs how Gaussian the embeddings are that SIGReg is given, and warns when they collapse.
 
-    Every `every_n_steps` training steps it takes what `SIGReg.forward` received in that step: all views, all
+    Every `every_n_steps` optimizer steps it takes what `SIGReg.forward` received in that step: all views, all
     calls, with their weights, on all ranks.  The ranks exchange sums, so that the report is that of the whole
     batch.  It is averaged over views, as the loss is, and uses other directions than the loss.
 
@@ -47,6 +50,8 @@ class GaussianityMonitor(Callback):
         stop_on_collapse: end the training with the warning, on all ranks.
         figure_every_n_steps: steps between two figures; 0 draws none.
         num_slices: random directions, tested besides the coordinates.
+        prefix: the part before "/" in the names of what is logged.  Several monitors in one Trainer need
+            different ones, which also tell their states in a checkpoint apart.
 
     Attributes:
         last: the numbers that were logged last, a dict by name; None before the first report.
@@ -56,6 +61,7 @@ class GaussianityMonitor(Callback):
         TypeError: a setting of the wrong type.
         ValueError: a setting out of range; at the start of training, when there is no SIGReg or no such
             module, or when there are several.
+        RuntimeError: by Lightning, two monitors of the same prefix.
 
     Example:
         >>> monitor = GaussianityMonitor(every_n_steps=100, stop_on_collapse=True)
@@ -73,7 +79,10 @@ class GaussianityMonitor(Callback):
         stop_on_collapse: bool = False,
         figure_every_n_steps: int = 1000,
         num_slices: int = 256,
+        prefix: str = "gaussianity",
     ) -> None:
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a string, got {type(prefix).__name__}")
         if not isinstance(module, str | None):
             raise TypeError(
                 "module must be the name of a submodule, such as 'criterion', or None; got "
@@ -86,18 +95,30 @@ class GaussianityMonitor(Callback):
             raise ValueError(f"collapse={collapse} must lie in (0, 1]: a share of the rank of N(0, I)")
         self.module, self.every_n_steps, self.collapse = module, every_n_steps, collapse
         self.patience, self.stop_on_collapse = patience, stop_on_collapse
-        self.figure_every_n_steps, self.num_slices = figure_every_n_steps, num_slices
-        self.last: dict[str, float] | None = None
-        self.diagnosis: Diagnosis | None = None
-        self._collapsed = 0  # looks in a row
-        self._looked: int | None = None  # step of the last look
+        self.figure_every_n_steps, self.num_slices, self.prefix = figure_every_n_steps, num_slices, prefix
+        self._forget()
         self._looking = False
         self._calls: list[tuple[Tensor, Tensor | None]] = []
         self._handle: RemovableHandle | None = None
         self._group: Any = "auto"
         self._name = ""
 
+    @property
+    def state_key(self) -> str:
+        """The name of the state in a checkpoint, which contains the prefix."""
+        return self._generate_state_key(prefix=self.prefix)
+
+    def _forget(self) -> None:
+        """The state before the first report."""
+        self.last: dict[str, float] | None = None
+        self.diagnosis: Diagnosis | None = None
+        self._collapsed = 0  # looks in a row
+        self._looked: int | None = None  # step of the last look
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if self._looked is not None and self._looked >= trainer.global_step:  # another run
+            self._forget()
+        self._alarmed = False
         watched = _watched(pl_module, self.module)
         self._group = (
             getattr(watched, "group", None) or "auto"
@@ -148,12 +169,12 @@ class GaussianityMonitor(Callback):
     def _log(self, trainer: Any, pl_module: Any, found: BatchDiagnosis) -> None:
         self.diagnosis, m = found.diagnosis, found.diagnosis.measured
         self.last = {
-            "gaussianity/epps_pulley": m.value,
-            "gaussianity/reachable": m.reachable,
-            "gaussianity/worst_slice": found.worst_value,
-            "gaussianity/effective_rank": m.effective_rank,
-            "gaussianity/covariance": found.covariance,
-            "gaussianity/sd": m.sd,
+            f"{self.prefix}/epps_pulley": m.value,
+            f"{self.prefix}/reachable": m.reachable,
+            f"{self.prefix}/worst_slice": found.worst_value,
+            f"{self.prefix}/effective_rank": m.effective_rank,
+            f"{self.prefix}/covariance": found.covariance,
+            f"{self.prefix}/sd": m.sd,
         }
         pl_module.log_dict(self.last, logger=False, batch_size=m.N)  # for callbacks and the progress bar
         if not trainer.is_global_zero:
@@ -165,10 +186,10 @@ class GaussianityMonitor(Callback):
             board: Any = getattr(logger, "experiment", None)
             if not hasattr(board, "add_figure"):
                 continue
-            board.add_text("gaussianity", str(self.diagnosis).replace("\n", "\n\n"), step)  # Markdown
+            board.add_text(self.prefix, str(self.diagnosis).replace("\n", "\n\n"), step)  # Markdown
             every = self.figure_every_n_steps
             if every and step % every < self.every_n_steps and (figure := _figure(found, self._name)):
-                board.add_figure("gaussianity", figure, step)
+                board.add_figure(self.prefix, figure, step)
 
     def _raise_alarm(self, trainer: Any, diagnosis: Diagnosis) -> None:
         m = diagnosis.measured
@@ -176,10 +197,12 @@ class GaussianityMonitor(Callback):
         alarming = ("collapsed", "dimensionally collapsed") if low else ("collapsed",)
         found = [finding for finding in diagnosis.findings if finding.name in alarming]
         self._collapsed = self._collapsed + 1 if found else 0
-        if self._collapsed == self.patience:
+        alarm = self._collapsed >= self.patience
+        if alarm and not self._alarmed:
             self._warn(trainer, f"{self._name} at step {self._looked}: {found[0]}")
+        self._alarmed = alarm
         if self.stop_on_collapse:
-            stop = trainer.strategy.reduce_boolean_decision(self._collapsed >= self.patience, all=False)
+            stop = trainer.strategy.reduce_boolean_decision(alarm, all=False)
             trainer.should_stop = trainer.should_stop or stop
 
     def _warn(self, trainer: Any, message: str) -> None:

@@ -11,7 +11,7 @@ Tried with stable-pretraining 0.1.8.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 import sigreg
 from sigreg.sample import described
 from sigreg_adapters.last_batch import weights_of_one_row
+from sigreg_adapters.renamed import POINTS, SLICES, T_MAX, rename
 
 
 class SlicedEppsPulley(sigreg.SIGReg):
@@ -31,17 +32,19 @@ class SlicedEppsPulley(sigreg.SIGReg):
 
     Args:
         num_slices: random slices per call.
-        t_max: half-range of the integral.
-        n_points: quadrature points on the half-line (`num_points`), an odd or an even number.
+        t_max: half-range of the integral; left out, `grid` may replace it.
+        n_points: quadrature points on the half-line (`num_points`), an odd or an even number; left out,
+            `grid` may replace it.
         **settings: anything else `sigreg.SIGReg` takes, e.g. `directions="orthogonal"` or `group=None`.
 
     Shapes:
         x `(N, D)`, weights (optional) `(N,)` -> scalar.
 
     Raises:
-        TypeError: x is not a floating-point tensor, such as a list of views.
-        ValueError: x is not `(N, D)`; t_max, n_points or num_slices are out of range; t_max or n_points are
-            given with another statistic.
+        TypeError: x is not a floating-point tensor, such as a list of views; t_max or n_points given for a
+            statistic that has no quadrature.
+        ValueError: x is not `(N, D)`; t_max, n_points or num_slices are out of range; n_points and
+            num_points at once.
 
     Example:
         >>> import torch
@@ -50,13 +53,11 @@ class SlicedEppsPulley(sigreg.SIGReg):
     """
 
     def __init__(
-        self, num_slices: int = 1024, t_max: float = 3.0, n_points: int = 17, **settings: Any
+        self, num_slices: int = SLICES, t_max: float = T_MAX, n_points: int = POINTS, **settings: Any
     ) -> None:
-        if settings.get("statistic", "epps_pulley") == "epps_pulley":
-            settings = {"t_max": t_max, "num_points": n_points} | settings
-        elif (t_max, n_points) != (3.0, 17):
-            raise ValueError(f"t_max and n_points belong to epps_pulley, not to {settings['statistic']!r}")
-        super().__init__(num_slices=num_slices, **settings)
+        slices = ("num_slices", num_slices)
+        rename(settings, num_slices=slices, t_max=("t_max", t_max), n_points=("num_points", n_points))
+        super().__init__(**settings)
 
     def forward(
         self, x: Tensor, weights: Tensor | None = None, *, step: int | Tensor | None = None
@@ -107,7 +108,7 @@ def lejepa(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
 
     Raises:
         TypeError: a batch or a view that is not a dict, or a view without "image".
-        ValueError: named views of which none is global.
+        ValueError: named views of which none is global, or one is neither global nor local.
 
     Example:
         >>> import torch
@@ -131,8 +132,9 @@ def lejepa(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
     if "label" in views[0]:
         out["label"] = torch.cat([view["label"] for view in views[:num_global]])
     if self.training:
-        projections = self.projector(torch.cat(crops)).unflatten(0, (len(crops), -1))  # (V, N, D)
-        loss, prediction, regularizer = self.lejepa_loss.components(projections, num_global)
+        projections = self.projector(torch.cat(crops)).split([len(crop) for crop in crops])  # V of (N, D)
+        weights = weights_of_one_row(projections[0], None, self.lejepa_loss.sigreg.group)
+        loss, prediction, regularizer = self.lejepa_loss.components(projections, num_global, weights)
         out |= {"loss": loss, "prediction_loss": prediction, "sigreg_loss": regularizer}
         logged = {f"{stage}/{name}": value.detach() for name, value in out.items() if "loss" in name}
         self.log_dict(logged, on_step=True, on_epoch=True, sync_dist=True)
@@ -147,14 +149,23 @@ _BATCH = (
 
 def _views(views: Any) -> tuple[list[Any], int]:
     """The views, global ones first, and how many those are."""
-    if not isinstance(views, dict):
-        for view in views:
-            if not isinstance(view, Mapping) or "image" not in view:
-                raise TypeError(f"expected {_BATCH}; got {described(view)} as a view")
-        return list(views), len(views)
-    named = {name: view for name, view in views.items() if isinstance(view, dict)}  # batch_idx is one too
+    if not isinstance(views, Mapping):
+        return _with_images(views), len(views)
+    named = {name: view for name, view in views.items() if isinstance(view, Mapping)}  # not batch_idx
+    others = [n for n, view in named.items() if "image" in view and not n.startswith(("global", "local"))]
+    if others:
+        raise ValueError(f"{others} are neither global nor local; expected {_BATCH}")
     groups = [[named[name] for name in named if name.startswith(kind)] for kind in ("global", "local")]
     if not groups[0]:
         given = {name: type(view).__name__ for name, view in views.items()}
         raise ValueError(f"no view is global; expected {_BATCH}; got {given}")
-    return groups[0] + groups[1], len(groups[0])
+    return _with_images(groups[0] + groups[1]), len(groups[0])
+
+
+def _with_images(views: Iterable[Any]) -> list[Any]:
+    """The views, each a dict with an "image"."""
+    views = list(views)
+    for view in views:
+        if not isinstance(view, Mapping) or "image" not in view:
+            raise TypeError(f"expected {_BATCH}; got {described(view)} as a view")
+    return views

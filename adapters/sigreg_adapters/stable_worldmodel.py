@@ -16,6 +16,7 @@ from torch import Tensor
 
 import sigreg
 from sigreg_adapters.last_batch import weights_of_one_row
+from sigreg_adapters.renamed import POINTS, SLICES, accept_constants, rename
 
 
 class SIGReg(sigreg.SIGReg):
@@ -26,7 +27,7 @@ class SIGReg(sigreg.SIGReg):
     them, a resumed run continues where it stopped, and evaluation is deterministic.
 
     Args:
-        knots: quadrature points on the half-line [0, 3] (`num_points`).
+        knots: quadrature points on the half-line [0, 3] (`num_points`); left out, `grid` may replace it.
         num_proj: random slices per call (`num_slices`).
         **settings: anything else `sigreg.SIGReg` takes, e.g. `directions="orthogonal"` or `group=None`.
 
@@ -36,7 +37,8 @@ class SIGReg(sigreg.SIGReg):
         padded step.
 
     Raises:
-        ValueError: knots < 2 or num_proj < 1, or knots given with another statistic.
+        TypeError: knots given for a statistic that has no quadrature.
+        ValueError: knots < 2 or num_proj < 1; a setting under stable-worldmodel's name and ours at once.
 
     Example:
         >>> import torch
@@ -45,13 +47,10 @@ class SIGReg(sigreg.SIGReg):
         25.731
     """
 
-    def __init__(self, knots: int = 17, num_proj: int = 1024, **settings: Any) -> None:
-        if settings.get("statistic", "epps_pulley") == "epps_pulley":
-            settings = {"t_max": 3.0, "num_points": knots} | settings
-        elif knots != 17:
-            raise ValueError(f"knots={knots} belongs to epps_pulley, but statistic={settings['statistic']!r}")
-        super().__init__(num_slices=num_proj, **settings)
-        self.num_proj = num_proj
+    def __init__(self, knots: int = POINTS, num_proj: int = SLICES, **settings: Any) -> None:
+        rename(settings, knots=("num_points", knots), num_proj=("num_slices", num_proj))
+        super().__init__(**settings)
+        self.num_proj = self.num_slices
 
     def forward(
         self, proj: Tensor, weights: Tensor | None = None, *, step: int | Tensor | None = None
@@ -60,8 +59,5 @@ class SIGReg(sigreg.SIGReg):
         return super().forward(proj, weights_of_one_row(proj, weights, self.group), step=step)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        if prefix + "_extra_state" not in state_dict:  # a checkpoint of stable-worldmodel's class
-            for constant in ("t", "phi", "weights"):
-                state_dict.pop(prefix + constant, None)
-            state_dict[prefix + "_extra_state"] = self.get_extra_state()
+        accept_constants(self, state_dict, prefix, "stable-worldmodel")
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -35,7 +35,8 @@ class SIGRegTrainer(Trainer):
         sigreg_weight: the weight of SIGReg, >= 0.  The task's loss keeps the weight 1.
         pooling: what is an embedding in the base model's `last_hidden_state (B, L, D)`: "tokens", each token
             of the attention mask; "mean", the mean over them; "cls", the first of them; or a function
-            `(outputs, inputs) -> (N, D)`, or a pair of that and weights `(N,)`.
+            `(outputs, inputs) -> (N, D)`, or a pair of that and weights `(N,)`.  If the model has a decoder,
+            its states and `decoder_attention_mask` are taken.
         sigreg: a `sigreg.SIGReg` with settings of your own.  Its directions follow from its seed and the
             optimizer step, so that a resumed run continues them.
         **kwargs: as Trainer's.
@@ -44,7 +45,8 @@ class SIGRegTrainer(Trainer):
 
     Raises:
         ValueError: a negative weight, an unknown pooling, SIGReg with a memory, several GPUs in one process.
-        TypeError: at the first step, a base model without `last_hidden_state (B, L, D)`.
+        TypeError: at the first step, a base model without `last_hidden_state (B, L, D)`, or a decoder without
+            `decoder_attention_mask`.
         RuntimeError: a microbatch whose second encoding differs from its first.
 
     Example:
@@ -132,8 +134,11 @@ class SIGRegTrainer(Trainer):
     def _first_pass(self, model: Any, num_items: Any) -> list[_Share]:
         """Every microbatch encoded without a graph, and its share in SIGReg of them all."""
         called, state = Called(None, [model]), random_state()
+        found: list[Pooled] = []
         with torch.no_grad():
-            found = [self._encode(model, self._prepare_inputs(x), num_items)[2] for x in self._microbatches]
+            for inputs in self._microbatches:
+                z, weights = self._encode(model, self._prepare_inputs(inputs), num_items)[2]
+                found.append((z.clone(), weights))  # a view would keep the states of all tokens
         torch.clear_autocast_cache()  # it may hold weights that were cast without a graph
         called.restore()
         set_random_state(state)

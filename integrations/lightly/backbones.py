@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 
@@ -17,8 +16,8 @@ def small() -> tuple[nn.Module, int]:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 256
 
 
-def create(name: str) -> tuple[nn.Module, int]:
-    """(backbone, embedding width); `name` is "small" or a timm model."""
+def create(name: str, size: int) -> tuple[nn.Module, int]:
+    """(backbone, embedding width) for views of `size` pixels; `name` is "small" or a timm model."""
     if name == "small":
         return small()
     import timm
@@ -26,8 +25,7 @@ def create(name: str) -> tuple[nn.Module, int]:
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "none"
         raise SystemExit(f"--backbone {name}: timm knows no such model; close names: {close}")
-    model = timm.create_model(name, num_classes=0)
-    with torch.no_grad():
-        size = 224 if "vit" in name else 64
-        dim = model.eval()(torch.zeros(1, 3, size, size)).shape[1]
-    return model.train(), dim
+    config = timm.get_pretrained_cfg(name)  # a vision transformer, for example, is built for one size
+    of_size = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    model = timm.create_model(name, num_classes=0, **of_size)
+    return model, model.head_hidden_size

@@ -54,9 +54,13 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     args = pretrain.parse([*RECIPE, *(sys.argv[1:] if arguments is None else arguments)])
+    if args.data != "digits":
+        raise SystemExit(
+            f"--data {args.data}: the demo is of digits; for other data run integrations.lightly.pretrain"
+        )
     images = data.digits()
     torch.manual_seed(args.seed)
-    untrained = pretrain.build(args).backbone
+    untrained = pretrain.build(args, images.size).backbone
     spaces = {"pixels": pixels(images), "random": features(untrained, images)}
     start = time.perf_counter()
     model = pretrain.pretrain(args, images)

@@ -37,12 +37,12 @@ class LeJEPA(pl.LightningModule):
         self.backbone = backbone
         self.projection_head = LeJEPAProjectionHead(dim, hidden_dim=512, output_dim=projection_dim)
         self.criterion = LeJEPALoss(lambda_param, gather_distributed=True)
-        self.num_global, self.lr = num_global, lr or 2e-3
+        self.num_global, self.lr = num_global, 2e-3 if lr is None else lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         views = batch[0]
         z = self.projection_head(self.backbone(torch.cat(views)).flatten(1)).chunk(len(views))
-        loss = self.criterion.forward_components(z, num_global=self.num_global)
+        loss = self.criterion.components(z, num_global=self.num_global)
         self.log_dict(
             {"loss": loss.total, "prediction": loss.prediction, "sigreg": loss.sigreg},
             prog_bar=True,
@@ -60,7 +60,7 @@ class LeJEPA(pl.LightningModule):
 
 
 class BYOL(pl.LightningModule):
-    """A predictor chases a momentum copy of the encoder and its head."""
+    """A predictor of the projections of a momentum copy of the encoder and its head."""
 
     def __init__(self, backbone: nn.Module, dim: int, lr: float | None = None) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class BYOL(pl.LightningModule):
         deactivate_requires_grad(self.backbone_momentum)
         deactivate_requires_grad(self.projection_head_momentum)
         self.criterion = NegativeCosineSimilarity()
-        self.lr = lr or 0.06
+        self.lr = 0.06 if lr is None else lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         momentum = cosine_schedule(self.current_epoch, self.trainer.max_epochs or 1, 0.996, 1)
@@ -102,7 +102,7 @@ class DINO(pl.LightningModule):
         deactivate_requires_grad(self.teacher_backbone)
         deactivate_requires_grad(self.teacher_head)
         self.criterion = DINOLoss(output_dim=2048, warmup_teacher_temp_epochs=5)
-        self.lr = lr or 1e-3
+        self.lr = 1e-3 if lr is None else lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         momentum = cosine_schedule(self.current_epoch, self.trainer.max_epochs or 1, 0.996, 1)
@@ -132,7 +132,7 @@ class SimSiam(pl.LightningModule):
         self.projection_head = heads.SimSiamProjectionHead(dim, 512, 128)
         self.prediction_head = heads.SimSiamPredictionHead(128, 64, 128)
         self.criterion = NegativeCosineSimilarity()
-        self.lr = lr or 0.06
+        self.lr = 0.06 if lr is None else lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         z0, z1 = (self.projection_head(self.backbone(x).flatten(1)) for x in batch[0][:2])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import warnings
 from pathlib import Path
@@ -64,8 +65,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def build(args: argparse.Namespace) -> pl.LightningModule:
-    backbone, dim = backbones.create(args.backbone)
+def build(args: argparse.Namespace, size: int) -> pl.LightningModule:
+    """The method, for views of `size` pixels."""
+    backbone, dim = backbones.create(args.backbone, size)
     if args.method == "lejepa":
         settings = args.num_global, args.lambda_param, args.projection_dim
         return methods.LeJEPA(backbone, dim, *settings, lr=args.lr)
@@ -87,11 +89,16 @@ def pretrain(args: argparse.Namespace, images: data.Images) -> pl.LightningModul
     last = args.out / "last.ckpt"
     if args.resume and not last.exists():
         raise SystemExit(f"--resume: there is no checkpoint {last}; leave --resume out to start anew")
+    if math.ceil(len(images.train) / args.devices) < args.batch_size:  # a loader without a batch
+        where = f" on {args.devices} devices" if args.devices > 1 else ""
+        raise SystemExit(
+            f"--batch-size {args.batch_size}{where}: there are only {len(images.train)} images to train on"
+        )
     _quiet()
     pl.seed_everything(args.seed, workers=True, verbose=False)
     if not torch.cuda.is_available():  # leave the loader's processes a core each: threads that wait spin
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.devices - args.workers))
-    model = build(args)
+    model = build(args, images.size)
     loader = data.views_loader(
         images, args.num_global, args.views - args.num_global, args.batch_size, args.workers
     )

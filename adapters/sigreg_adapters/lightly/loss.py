@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,27 +10,7 @@ from torch import Tensor
 import sigreg
 from sigreg.objective import LeJEPAComponents, stacked
 from sigreg_adapters.last_batch import weights_of_one_row
-
-
-class _DefaultInt(int):
-    """lightly's default, which differs from the same number given by the caller: settings may replace it."""
-
-
-class _DefaultFloat(float):
-    """As `_DefaultInt`."""
-
-
-_KNOTS, _T_MAX, _VECTORS = _DefaultInt(17), _DefaultFloat(3.0), _DefaultInt(1024)
-
-
-def _rename(settings: dict[str, Any], **given: tuple[str, Any]) -> None:
-    """Add to `settings` those of lightly's parameters, `theirs=(ours, value)`, that were not left out."""
-    for theirs, (ours, value) in given.items():
-        if isinstance(value, (_DefaultInt, _DefaultFloat)):
-            continue
-        if ours in settings:
-            raise ValueError(f"give {theirs}= or {ours}=, which is sigreg's name for it, not both")
-        settings[ours] = value
+from sigreg_adapters.renamed import POINTS, SLICES, T_MAX, accept_constants, rename
 
 
 class SIGReg(sigreg.SIGReg):
@@ -62,16 +41,16 @@ class SIGReg(sigreg.SIGReg):
     def __init__(
         self,
         *,
-        knots: int = _KNOTS,
-        t_max: float = _T_MAX,
-        num_vectors: int = _VECTORS,
+        knots: int = POINTS,
+        t_max: float = T_MAX,
+        num_vectors: int = SLICES,
         gather_distributed: bool = False,
         **settings: Any,
     ) -> None:
         vectors = ("num_slices", num_vectors)
-        _rename(settings, knots=("num_points", knots), t_max=("t_max", t_max), num_vectors=vectors)
+        rename(settings, knots=("num_points", knots), t_max=("t_max", t_max), num_vectors=vectors)
         if gather_distributed:
-            _rename(settings, gather_distributed=("group", "auto"))
+            rename(settings, gather_distributed=("group", "auto"))
         super().__init__(**{"group": None} | settings)
         self.num_vectors, self.gather_distributed = self.num_slices, gather_distributed
 
@@ -82,16 +61,7 @@ class SIGReg(sigreg.SIGReg):
         return super().forward(proj, weights_of_one_row(proj, weights, self.group), step=step)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        constants = [name for name in ("t", "phi", "weights") if prefix + name in state_dict]
-        for name in constants:  # the buffers of lightly's class, which hold no state
-            del state_dict[prefix + name]
-        if constants and prefix + "_extra_state" not in state_dict:
-            warnings.warn(
-                f"the checkpoint is one of lightly's class and has no {prefix}_extra_state; the stream of "
-                f"directions goes on from seed {self.seed} and the present step",
-                stacklevel=2,
-            )
-            state_dict[prefix + "_extra_state"] = self.get_extra_state()
+        accept_constants(self, state_dict, prefix, "lightly")
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -135,12 +105,12 @@ class LeJEPALoss(sigreg.LeJEPALoss):
         self,
         lambda_param: float = 0.05,
         gather_distributed: bool = False,
-        sigreg_knots: int = _KNOTS,
-        sigreg_t_max: float = _T_MAX,
-        sigreg_num_vectors: int = _VECTORS,
+        sigreg_knots: int = POINTS,
+        sigreg_t_max: float = T_MAX,
+        sigreg_num_vectors: int = SLICES,
         **settings: Any,
     ) -> None:
-        _rename(
+        rename(
             settings,
             sigreg_knots=("num_points", sigreg_knots),
             sigreg_t_max=("t_max", sigreg_t_max),
@@ -168,11 +138,11 @@ class LeJEPALoss(sigreg.LeJEPALoss):
             global_proj: the global views `(Vg, N, D)`, in the place of `views` and `num_global`.
             step: as in `sigreg.SIGReg`.
         """
-        return self.forward_components(
+        return self.components(
             views, num_global, weights, local_proj=local_proj, global_proj=global_proj, step=step
         ).total
 
-    def forward_components(
+    def components(
         self,
         views: Sequence[Tensor] | Tensor | None = None,
         num_global: int | None = None,
@@ -182,14 +152,13 @@ class LeJEPALoss(sigreg.LeJEPALoss):
         global_proj: Tensor | None = None,
         step: int | Tensor | None = None,
     ) -> LeJEPAComponents:
-        """The loss and its unweighted parts, `total, prediction, sigreg`; arguments as of `forward`.
-
-        `sigreg.LeJEPALoss` calls this method `components`.
-        """
+        """The loss and its unweighted parts, `total, prediction, sigreg`; arguments as of `forward`."""
         views, num_global = _views(views, num_global, local_proj, global_proj)
         first = views[0] if isinstance(views, (Sequence, Tensor)) and len(views) else views
         weights = weights_of_one_row(first, weights, self.sigreg.group)
-        return self.components(views, num_global, weights, step=step)
+        return super().components(views, num_global, weights, step=step)
+
+    forward_components = components  # an older name
 
 
 def _views(
