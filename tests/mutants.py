@@ -114,6 +114,7 @@ MUTANTS = [
     Mutant("sphere: D - 1 for D - 2", M + "sphere.py", "angle.cos().pow(D - 2)", "angle.cos().pow(D - 1)", V, k="sphere"),
     Mutant("sphere: a slope off by a sign", M + "sphere.py", "slope * rest - h / 2", "slope * rest + h / 2", V, k="sphere"),
     Mutant("pairs: half a gradient", M + "pairs.py", "(4 if ctx.alone", "(2 if ctx.alone", V, k="finite_differences"),
+    Mutant("pairs: the gradient passes for a constant", M + "pairs.py", "_FirstDerivative.apply(gx, x) if torch.is_grad_enabled() else gx", "gx", V, k="second_derivative"),
     Mutant("exact: singles at the rate of pairs", M + "exact.py", "kernel(1 / 4)", "kernel(1 / 2)", V, k="slices"),
     Mutant("exact: unbiased keeps the pairs (j, j)", M + "exact.py", "(N * pairs - 1)", "(N * pairs)", V, k="slices"),
     Mutant("BHEP: D for D / 2", M + "bhep.py", "math.exp(-D / 2 * math.log1p(b2))", "math.exp(-D * math.log1p(b2))", V, k="fifty"),
