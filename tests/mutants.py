@@ -85,6 +85,8 @@ MUTANTS = [
     Mutant("weights: masked rows keep what they hold", "sample.py", "self.x = torch.where((self.weights > 0).unsqueeze(-1), x, 0.0)", "self.x = x", W, k="mask_equals"),
     Mutant("weights: views without rows count", "sample.py", "valid.sum().clamp(min=1)", "valid.numel()", W, k="leave_the_mean"),
     Mutant("weights: of this rank only", "sample.py", "self._totals = _totals(w1, w2)\n        return", "self._totals = _totals(*self._local_sums())\n        return", k="split"),
+    Mutant("next embedding: actions of padded steps count", "next_embedding.py", "torch.minimum(w[:, :-1], w[:, 1:]) == 0", "w[:, :-1] < 0", "test_next_embedding.py", k="actions_from"),
+    Mutant("next embedding: the slope of a masked square", "next_embedding.py", "error = torch.where(path.unsqueeze(-1) > 0, error, 0)", "error = error", "test_next_embedding.py", k="prediction_at"),
     Mutant("prediction: padded rows count", "objective.py", "w = w * some", "w = torch.ones_like(w)", "test_weights_of_objectives.py", k="prediction"),
     Mutant("all-reduce: nothing is reduced", "collectives.py", "dist.all_reduce(total, group=group)", "pass", "test_distributed.py", k="two_uneven and epps"),
     Mutant("all-reduce: gradient of one rank's share", "collectives.py", "return grad * size", "return grad.clone()", "test_distributed.py", k="two_uneven and epps"),
