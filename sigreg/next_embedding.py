@@ -44,8 +44,8 @@ class NextEmbeddingLoss(nn.Module):
             whose output at position i predicts the embedding that follows position i.
         actions `(B, T, ...)` or `(B, T - 1, ...)`: action t leads from embedding t to t + 1.
         weights: bool or non-negative floats that broadcast to `(B, T)`.  The prediction of step i + h from
-            step i has the smallest weight among the steps i, ..., i + h; rows of weight 0, and actions that lead
-            from or to one, are given to the predictor as zeros.
+            step i has the smallest weight among the steps i, ..., i + h.  The predictor is given zeros for rows
+            of weight 0 and for actions that lead from or to one.
         The result is a scalar.
 
     Raises:
@@ -146,7 +146,7 @@ class NextEmbeddingLoss(nn.Module):
                 counts.append(error.new_full((), error[..., 0].numel()))
             else:
                 path = torch.minimum(path[:, :-1], w[:, h:])  # (B, T - h)
-                error = torch.where(path.unsqueeze(-1) > 0, error, 0)  # before the square, whose slope may be NaN
+                error = torch.where(path.unsqueeze(-1) > 0, error, 0)  # not after the square: 0 times NaN
                 distances.append((path * error.square().mean(-1)).sum())
                 counts.append(path.sum())
         group = resolve(self.sigreg.group)
