@@ -44,8 +44,8 @@ class NextEmbeddingLoss(nn.Module):
             whose output at position i predicts the embedding that follows position i.
         actions `(B, T, ...)` or `(B, T - 1, ...)`: action t leads from embedding t to t + 1.
         weights: bool or non-negative floats that broadcast to `(B, T)`.  The prediction of step i + h from
-            step i has the smallest weight among the steps i, ..., i + h.  The predictor is given zeros for rows
-            of weight 0 and for actions that lead from or to one.
+            step i has the smallest weight among the steps i, ..., i + h.  The predictor is given zeros for
+            rows of weight 0 and for actions that lead from or to one.
         The result is a scalar.
 
     Raises:
