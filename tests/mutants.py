@@ -160,6 +160,8 @@ MUTANTS = [
     Mutant("diagnostics: p-value from the wrong side", "diagnostics/gaussianity.py", "(null >= value)", "(null <= value)", "test_diagnostics.py", k="departures"),
     Mutant("reachable: a lattice too coarse", "diagnostics/reachable.py", "(c.sqrt() / 3).long()", "(3 * c.sqrt()).long()", "test_diagnose.py", k="kummers"),
     Mutant("reachable: every term is summed", "diagnostics/reachable.py", "(c.sqrt() / 3).long()", "(0 * c).long()", "test_diagnose.py", k="200_terms"),
+    Mutant("inspect: z passes for labels", "inspect/files.py", "if a.shape == (labels,)", "if a.shape[0] == labels", "test_inspect.py", k="found_in_any"),
+    Mutant("arguments: a bound setting that is dropped", U + "statistic.py", "unknown |= m.settings.keys() - its_own", "pass", "test_regularizer.py", k="named"),
     Mutant("arguments: an unknown backend of the functional form", "functional.py", "if backend not in BACKENDS:", "if False:", "test_regularizer.py", k="named"),
     Mutant("arguments: one statistic twice in a mix", U + "statistic.py", "m.settings for m in members[:i])", "m.settings for m in [])", "test_regularizer.py", k="named"),
     Mutant("arguments: a statistic of another shape", U + "statistic.py", "if tuple(values.shape) != expected:", "if False:", "test_regularizer.py", k="named"),
