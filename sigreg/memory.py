@@ -22,37 +22,47 @@ class Memory(nn.Module):
         super().__init__()
         self.size = size
         self.rows: Tensor | None = None  # (..., M, D), the newest last
-        self.weights: Tensor | None = None  # (..., M), 0 where nothing has been stored yet
+        self.weights: Tensor | None = None  # (..., M), 0 where nothing is stored; bool while all were masks
 
     def reset(self) -> None:
         """Empty the memory."""
         self.rows = self.weights = None
 
-    def joined(self, sample: Sample, *, advance: bool) -> Sample:
-        """The sample with the stored rows behind it; `advance` stores its own rows for the next call."""
+    def joined(self, sample: Sample) -> Sample:
+        """The sample with the stored rows behind it."""
         x, weights = sample.x, sample.weights
         assert weights is not None
-        M = -(-self.size // sample.group.size)
-        if self.rows is None or self.weights is None:
-            self.rows, self.weights = (
-                x.new_zeros(*x.shape[:-2], M, x.shape[-1]),
-                x.new_zeros(*x.shape[:-2], M),
-            )
-        if self.rows.shape[:-2] != x.shape[:-2] or self.rows.shape[-1] != x.shape[-1]:
+        rows, kept = self._stored(sample)
+        if rows.shape[:-2] != x.shape[:-2] or rows.shape[-1] != x.shape[-1]:
             raise ValueError(
-                f"the memory holds embeddings {tuple(self.rows.shape)}, got {tuple(x.shape)}; views and "
+                f"the memory holds embeddings {tuple(rows.shape)}, got {tuple(x.shape)}; views and "
                 "width must stay the same: call reset_memory() first"
             )
-        rows, kept = self.rows.to(x), self.weights.to(x)
-        joined = Sample(torch.cat([x, rows], dim=-2), torch.cat([weights, kept], dim=-1), sample.group)
-        joined.boolean = sample.boolean
-        if advance:
-            rows, kept = torch.cat([rows, x.detach()], dim=-2), torch.cat([kept, weights], dim=-1)
-            order = (kept > 0).int().argsort(dim=-1, stable=True)  # rows that do not count move to the front
-            rows, kept = rows.gather(-2, order.unsqueeze(-1).expand_as(rows)), kept.gather(-1, order)
-            # copies, because the graph of this call still needs what is stored now
-            self.rows, self.weights = rows[..., -M:, :].clone(), kept[..., -M:].clone()
+        joined = Sample(torch.cat([x, rows], dim=-2), torch.cat([weights, kept.to(x)], dim=-1), sample.group)
+        joined.boolean = sample.boolean and kept.dtype == torch.bool
         return joined
+
+    def store(self, sample: Sample) -> None:
+        """Keep the sample's own rows for the next call."""
+        x, weights = sample.x.detach(), sample.weights
+        assert weights is not None
+        rows, kept = self._stored(sample)
+        M = rows.shape[-2]
+        # A GradScaler skips a step that is not finite; the next step must not find its rows.
+        weights = (weights > 0 if sample.boolean else weights) * x.isfinite().all(-1)
+        rows, kept = torch.cat([rows, x], dim=-2), torch.cat([kept, weights], dim=-1)
+        order = (kept > 0).int().argsort(dim=-1, stable=True)  # rows that do not count move to the front
+        rows, kept = rows.gather(-2, order.unsqueeze(-1).expand_as(rows)), kept.gather(-1, order)
+        # copies, because the graph of this call still needs what is stored now
+        self.rows, self.weights = rows[..., -M:, :].clone(), kept[..., -M:].clone()
+
+    def _stored(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Rows and weights of the memory; of an empty one, zeros that do not count."""
+        x = sample.x
+        if self.rows is None or self.weights is None:
+            M = -(-self.size // sample.group.size)
+            return x.new_zeros(*x.shape[:-2], M, x.shape[-1]), x.new_zeros(*x.shape[:-2], M, dtype=torch.bool)
+        return self.rows.to(x), self.weights.to(x.device)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         for name in ("rows", "weights"):

@@ -44,8 +44,8 @@ class NextEmbeddingLoss(nn.Module):
             whose output at position i predicts the embedding that follows position i.
         actions `(B, T, ...)` or `(B, T - 1, ...)`: action t leads from embedding t to t + 1.
         weights: bool or non-negative floats that broadcast to `(B, T)`.  The prediction of step i + h from
-            step i has the smallest weight among the steps i, ..., i + h; rows of weight 0 are given to the
-            predictor as zeros.
+            step i has the smallest weight among the steps i, ..., i + h.  The predictor is given zeros for
+            rows of weight 0 and for actions that lead from or to one.
         The result is a scalar.
 
     Raises:
@@ -123,6 +123,10 @@ class NextEmbeddingLoss(nn.Module):
         if w is not None:
             z = torch.where(w.unsqueeze(-1) > 0, z, 0)
             w = w.to(torch.promote_types(z.dtype, torch.float32))
+            if actions is not None:
+                actions = actions[:, : T - 1]
+                unknown = torch.minimum(w[:, :-1], w[:, 1:]) == 0
+                actions = actions.masked_fill(unknown.reshape(*unknown.shape, *[1] * (actions.ndim - 2)), 0)
         context, path, distances, counts = z, w, [], []
         for h in range(1, self.rollout + 1):
             context = context[:, :-1]
@@ -136,13 +140,14 @@ class NextEmbeddingLoss(nn.Module):
             context = predicted
             target = z[:, h:]
             wide = torch.promote_types(z.dtype, torch.float32)
-            error = (predicted.to(wide) - target.to(wide)).square().mean(-1)  # (B, T - h)
+            error = predicted.to(wide) - target.to(wide)
             if path is None or w is None:
-                distances.append(error.sum())
-                counts.append(error.new_full((), error.numel()))
+                distances.append(error.square().mean(-1).sum())
+                counts.append(error.new_full((), error[..., 0].numel()))
             else:
-                path = torch.minimum(path[:, :-1], w[:, h:])
-                distances.append((path * torch.where(path > 0, error, 0)).sum())
+                path = torch.minimum(path[:, :-1], w[:, h:])  # (B, T - h)
+                error = torch.where(path.unsqueeze(-1) > 0, error, 0)  # not after the square: 0 times NaN
+                distances.append((path * error.square().mean(-1)).sum())
                 counts.append(path.sum())
         group = resolve(self.sigreg.group)
         distance, count = group.all_reduce(torch.stack(distances), torch.stack(counts))

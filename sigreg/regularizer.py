@@ -143,31 +143,29 @@ class SIGReg(nn.Module):
         if isinstance(step, float | str) or (isinstance(step, Tensor) and step.is_floating_point()):
             raise TypeError(f"step={step!r} must be an int or a tensor that holds one")
         group = collectives.resolve(self.group)
-        if self.memory is not None and weights is None:
+        if self.memory is not None and weights is None and isinstance(z, Tensor):
             weights = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
         sample = Sample(z, weights, group)
         if group.size > 1:
             self._assert_equal_on_ranks(sample, group)
         self._warn_about_sample_axis(z, group)
         advance = self.training and step is None
+        joined = sample if self.memory is None else self.memory.joined(sample)
         if step is None:
             if self.step.is_meta and not sample.x.is_meta:  # every call would use step 0
                 raise RuntimeError(
                     f"SIGReg is on the meta device, z on {z.device}; call to_empty(device=...) on the module"
                 )
             step = self._step_of_call(sample.x) if advance else self.step
-        if self.memory is not None:
-            sample = self.memory.joined(sample, advance=advance)
-            rows, kept = self.memory.rows, self.memory.weights
-            if advance and rows is not None and kept is not None:
-                # A GradScaler skips a step that is not finite; the next step must not find its rows.
-                self.memory.weights = kept * rows.isfinite().all(-1)
         with no_autocast(sample.x.device):
             D, device, dtype = z.shape[-1], sample.x.device, sample.x.dtype
             A = self.directions(D, self.num_slices, seed=self.seed, step=step, device=device, dtype=dtype)
             if group.size > 1:
-                sample.group = group.with_fingerprint(random_bits(1, self.seed, step, device))
-        return mean_over_slices(sample, A, self.statistic, self.backend)
+                joined.group = group.with_fingerprint(random_bits(1, self.seed, step, device))
+        value = mean_over_slices(joined, A, self.statistic, self.backend)
+        if self.memory is not None and advance:
+            self.memory.store(sample)
+        return value
 
     def _warn_about_sample_axis(self, z: Tensor, group: BatchGroup) -> None:
         """Warn once of few samples and many leading indices, as when (B, T, D) was not transposed."""

@@ -8,6 +8,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.questions.inspect_power import PLANTED
 from sigreg import SIGReg
@@ -29,13 +31,35 @@ from tests.samples import normal
 # what can be reached
 
 
-@pytest.mark.parametrize(("c", "rank", "D"), [(3.0, 9, 192), (200.0, 9, 192), (50.0, 1.5, 2), (9.0, 64, 64)])
+@pytest.mark.parametrize(
+    ("c", "rank", "D"),
+    [(3.0, 9, 192), (200.0, 9, 192), (50.0, 1.5, 2), (9.0, 64, 64), (36.0, 8, 16), (7e4, 1.5, 2048)],
+)
 def test_the_mean_over_slices_is_kummers_function(c: float, rank: float, D: int) -> None:
-    expected = float(mpmath.hyp1f1(rank / 2, D / 2, -c)) if rank < D else math.exp(-c)
-    # a sum of about c + 12 sqrt(c) positive terms whose exponents carry an error of eps times 5 c
-    assert_close(
-        float(_beta_mean(torch.tensor([c], dtype=torch.float64), rank, D)), expected, rtol=1e-11, atol=0
-    )
+    with mpmath.workdps(40):
+        expected = float(mpmath.hyp1f1(rank / 2, D / 2, -c, maxterms=10**6)) if rank < D else math.exp(-c)
+    # a sum of positive terms whose exponents carry an error of eps times 5 c
+    rtol = max(1e-11, 5 * c * torch.finfo(torch.float64).eps)
+    value = float(_beta_mean(torch.tensor([c], dtype=torch.float64), rank, D))
+    assert_close(value, expected, rtol=rtol, atol=0)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that an operator returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.numel = max(self.numel, *(x.numel() for x in tree_leaves(out) if isinstance(x, Tensor)), 0)
+        return out
+
+
+def test_the_mean_over_slices_takes_200_terms_whatever_its_argument() -> None:
+    c = torch.logspace(-3, 5.2, 1056, dtype=torch.float64)  # what a rank of 1 in 4,096 dimensions asks for
+    with Largest() as largest:
+        _beta_mean(c, 1.0, 4096)
+    assert largest.numel <= 200 * len(c)  # log k! up to the largest c included
 
 
 @pytest.mark.parametrize(("rank", "N", "D"), [(9, 128, 192), (4, 256, 16)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import io
 
 import pytest
 import torch
@@ -224,6 +225,60 @@ def test_the_memory_is_in_the_state_dict_and_can_be_reset() -> None:
     assert_close(ours(z, step=0), SIGReg(num_slices=8)(z, step=0))
     other.load_state_dict(ours.state_dict())
     assert_close(other(z, step=0), ours(z, step=0))
+
+
+def test_a_call_that_does_not_advance_leaves_the_memory_empty() -> None:
+    ours, plain = SIGReg(num_slices=8, memory=10), SIGReg(num_slices=8)
+    z, other = normal(8, 4), normal(2, 8, 4)
+    calls = [
+        lambda: ours.eval()(z),
+        lambda: ours.train()(z, step=0),
+        lambda: torch.func.grad(lambda z: ours(z, step=0))(z),
+        lambda: torch.func.vmap(lambda z: ours(z, step=0))(other),
+    ]
+    for call in calls:
+        call()
+        assert [key for key in ours.state_dict() if "memory" in key] == []
+    copy.deepcopy(ours)
+    torch.save(ours.state_dict(), io.BytesIO())
+    assert_close(ours(other), plain(other))  # other views than those of the calls before
+
+
+def test_a_call_that_fails_leaves_step_and_memory_alone() -> None:
+    def fails_on_demand(x: Tensor, weights: Tensor | None = None) -> Tensor:
+        if x.shape[-2] == 13:
+            raise MemoryError
+        return x.square().mean(-2)
+
+    ours, plain = (SIGReg(fails_on_demand, num_slices=8, memory=10) for _ in range(2))
+    batches = [normal(2, 4, 4, seed=i) for i in range(2)]
+    ours(batches[0])
+    plain(batches[0])
+    with pytest.raises(ValueError, match="reset_memory"):
+        ours(normal(3, 4, 4))
+    assert state(ours) == state(plain) == [0, 1]
+    with pytest.raises(MemoryError):
+        ours(normal(2, 3, 4))
+    assert_close(ours(batches[1], step=1), plain(batches[1], step=1), rtol=0, atol=0)
+
+
+def test_weights_that_a_memory_holds_are_handed_on_as_weights() -> None:
+    given = []
+
+    def statistic(x: Tensor, weights: Tensor) -> Tensor:
+        given.append(weights)
+        return x.square().mean(-2)
+
+    ours, other = (SIGReg(statistic, num_slices=8, memory=4) for _ in range(2))
+    ours(normal(4, 4))
+    assert given[-1].dtype == torch.bool
+    assert given[-1].tolist() == [True] * 4 + [False] * 4
+    w = torch.tensor([0.5, 0.25, 1.0, 1.0])
+    ours(normal(4, 4), w)
+    other.load_state_dict(ours.state_dict())
+    for module in (ours, other):
+        module(normal(4, 4))
+        assert_close(given[-1], torch.tensor([1.0] * 4 + w.tolist()).double(), rtol=0, atol=0)
 
 
 def test_a_single_sample_is_enough_beside_a_memory() -> None:

@@ -249,3 +249,23 @@ def test_henze_zirkler_of_unequal_weights_is_not_singular_for_its_effective_numb
     w[:5] = 1  # an effective number of 5.4 rows in 6 dimensions
     N = w.sum() ** 2 / w.square().sum()
     assert henze_zirkler(z, weights=w) < 0.9 * 4 * N
+
+
+@every_form
+def test_a_second_derivative_is_refused_rather_than_wrong(form):
+    z = normal(8, 2).requires_grad_()
+    (gradient,) = torch.autograd.grad(form(z), z)
+    (again,) = torch.autograd.grad(form(z), z, create_graph=True)
+    assert_close(again, gradient, rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="have first derivatives only"):
+        again.sum().backward()
+    with pytest.raises(RuntimeError, match="have first derivatives only"):
+        torch.autograd.functional.hessian(form, z.detach())
+
+
+@every_form
+def test_no_rows_count_as_0_where_there_are_weights(form):
+    z = torch.zeros(2, 0, 3, requires_grad=True)
+    value = form(z, weights=torch.ones(2, 0))
+    value.sum().backward()
+    assert_close(value.detach(), torch.zeros(2))

@@ -87,6 +87,44 @@ def test_padded_steps_do_not_count_and_get_no_gradient(rollout):
     assert padded.grad[mask].isfinite().all()
 
 
+@pytest.mark.parametrize("fill", [7.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("rollout", [1, 2])
+def test_actions_from_and_to_padded_steps_change_nothing(rollout, fill):
+    (z, a), mask = sequences(), torch.arange(T) < torch.tensor([3] * 4 + [T] * 8).unsqueeze(-1)
+    mask[-1, 1] = False  # a gap within a sequence
+    padded = ~(mask & mask.roll(-1, 1))
+
+    def results(fill):
+        predictor, x = Predictor(), z.clone().requires_grad_()
+        actions = a.masked_fill(padded.unsqueeze(-1), fill)
+        loss = criterion(rollout=rollout)(x, predictor, actions, mask)
+        loss.backward()
+        return loss, x.grad, *(p.grad for p in predictor.parameters())
+
+    for result, expected in zip(results(fill), results(0.0), strict=True):
+        assert_close(result, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool])
+def test_actions_may_be_of_any_dtype(kind):
+    (z, a), mask = sequences(), torch.arange(T).expand(B, T) < 3
+
+    def predictor(context, given):
+        assert given.dtype == kind
+        return context + given.unsqueeze(-1)
+
+    assert criterion()(z, predictor, (a[..., 0] > 0).to(kind), mask).isfinite()
+
+
+def test_a_prediction_at_a_padded_step_may_be_nan():
+    (z, _), mask = sequences(), torch.arange(T).expand(B, T) < 3
+    layer, steps = nn.Linear(D, D).double(), torch.arange(T - 1).unsqueeze(-1)
+    criterion()(
+        z, lambda context: layer(context) + torch.where(steps < 3, 0.0, torch.nan), weights=mask
+    ).backward()
+    assert layer.weight.grad.isfinite().all()
+
+
 def test_equal_weights_are_no_weights_and_none_at_all_is_zero():
     (z, a), predictor, loss = sequences(), Predictor(), criterion()
     assert_close(loss(z, predictor, a, torch.full((B, T), 0.25, dtype=z.dtype)), loss(z, predictor, a))

@@ -88,11 +88,14 @@ def test_counts_over_ranks_do_not_round_to_half_precision(count, dtype):
         assert_close(value, expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("statistic", sorted(CHOICES))
-def test_one_infinite_coordinate_shows_in_value_and_gradient(statistic):
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("statistic", sorted(CHOICES.keys() - {"user's own"}))
+def test_one_coordinate_that_is_not_finite_shows_in_value_and_gradient(statistic, bad, masked):
     z = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
-    z[3, 1] = torch.inf
-    value = SIGReg(CHOICES[statistic], num_slices=8)(z.requires_grad_())
+    z[3, 1] = bad
+    mask = torch.arange(16) < 14 if masked else None
+    value = SIGReg(CHOICES[statistic], num_slices=8)(z.requires_grad_(), mask)
     value.backward()
     assert not value.isfinite()
     assert not z.grad.isfinite().all()  # which is what a GradScaler looks at

@@ -10,7 +10,7 @@ from torch import Tensor
 from sigreg import LeJEPALoss, SIGReg, functional
 from sigreg.directions import Subspaces, gaussian
 from sigreg.multivariate import exact_sigreg
-from sigreg.univariate import epps_pulley
+from sigreg.univariate import epps_pulley, moments, vcreg, watson
 from tests.samples import normal
 
 
@@ -105,6 +105,19 @@ def test_bad_embeddings_are_named(z, error, says):
             r"names epps_pulley\(t_max=5.0\) twice",
         ),
         ({"statistic": {"vcreg": float("nan")}}, ValueError, "weight of vcreg is nan"),
+        ({"statistic": partial(vcreg, weights=torch.ones(8))}, TypeError, r"does not take \['weights'\]"),
+        ({"statistic": {partial(watson, group=None): 1.0}}, TypeError, r"does not take \['group'\]"),
+        (
+            {"statistic": partial(epps_pulley, weights=torch.ones(8))},
+            TypeError,
+            r"does not take \['weights'\]",
+        ),
+        ({"statistic": partial(moments, kmax=6)}, TypeError, r"does not take \['kmax'\], but k_max"),
+        (
+            {"statistic": partial(vcreg, x=torch.ones(8, 2))},
+            TypeError,
+            r"does not take \['x'\], but no setting",
+        ),
         ({"statistic": "exact_sigreg"}, TypeError, r"sigreg.multivariate.exact_sigreg\(z\).mean\(\)"),
         ({"statistic": exact_sigreg}, TypeError, "takes whole embeddings"),
     ],

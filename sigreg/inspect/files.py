@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -16,17 +17,21 @@ from sigreg.inspect.formats import READERS, Array, Unusable
 PIECE = 1 << 24  # values read at a time: 64 MiB of float32
 
 
-def opened(path: Path, key: str | None = None, allow_pickle: bool = False, labels: bool = False) -> Array:
-    """The array of embeddings in a file; nothing but its header is read.
+def opened(
+    path: Path, key: str | None = None, allow_pickle: bool = False, labels: int | None = None
+) -> Array:
+    """The array of embeddings (or of labels) in a file; nothing but its header is read.
 
     Args:
         path: .npy, .npz, .pt, .pth or .safetensors.
         key: which array, where the file holds several.
         allow_pickle: read Python objects too.  Loading them can run any code that the file brings along.
-        labels: the array holds labels, of any shape and type.
+        labels: the number of labels, where the array is to hold labels of any type: `(labels,)`, a row or a
+            column.
 
     Raises:
-        Unusable: no such file, another format, damaged, no or several candidates, not (N, D) floating point.
+        Unusable: no such file, another format, damaged, no or several candidates, not (N, D) floating point,
+            or another number of labels.
     """
     if not path.is_file():
         raise Unusable(f"{path}: there is no such file")
@@ -38,18 +43,21 @@ def opened(path: Path, key: str | None = None, allow_pickle: bool = False, label
         raise Unusable(f"{path}: the file is empty")
     try:
         arrays = READERS[path.suffix](path, allow_pickle)
-        array = _chosen(path, arrays, key)
+        array = _chosen(path, arrays, key, labels)
     except Unusable:
         raise
     except Exception as error:  # every library has its own for a damaged file
         line = (str(error) or type(error).__name__).splitlines()[0][:150]
         raise Unusable(f"{path}: the file is damaged or not what its name says ({line})") from None
-    if not labels:
+    if labels is None:
         _check(array)
+    elif math.prod(array.shape) != labels:
+        found = f"{math.prod(array.shape)} labels, shape {array.shape},"
+        raise Unusable(f"{array}: {found} for {labels} rows; expected one a row")
     return array
 
 
-def _chosen(path: Path, arrays: dict[str, Array], key: str | None) -> Array:
+def _chosen(path: Path, arrays: dict[str, Array], key: str | None, labels: int | None) -> Array:
     listed = ", ".join(f"{name} {a.shape}" for name, a in list(arrays.items())[:8]) or "none"
     if key is not None and list(arrays) != [""]:
         if key not in arrays:
@@ -57,9 +65,14 @@ def _chosen(path: Path, arrays: dict[str, Array], key: str | None) -> Array:
         return arrays[key]
     if len(arrays) == 1:
         return next(iter(arrays.values()))
-    fitting = [a for a in arrays.values() if len(a.shape) == 2 and "float" in a.dtype]
+    if labels is None:
+        fitting = [a for a in arrays.values() if len(a.shape) == 2 and "float" in a.dtype]
+        wanted = "name one of its arrays with --key"
+    else:
+        fitting = [a for a in arrays.values() if a.shape == (labels,)]
+        wanted = f"expected one array of {labels} labels"
     if len(fitting) != 1:
-        raise Unusable(f"{path}: name one of its arrays with --key; it has {listed}")
+        raise Unusable(f"{path}: {wanted}; it has {listed}")
     return fitting[0]
 
 

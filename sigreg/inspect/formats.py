@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
@@ -116,8 +117,8 @@ def _npz_pieces(np: Any, path: Path, member: str) -> Callable[[int], Iterator[Te
             shape, _, dtype = _npy_header(np, file)
             for i in range(0, shape[0], rows):
                 now = min(rows, shape[0] - i)
-                data = file.read(now * shape[1] * dtype.itemsize)
-                yield _tensor(np.frombuffer(data, dtype).reshape(now, shape[1]))
+                data = file.read(now * math.prod(shape[1:]) * dtype.itemsize)
+                yield _tensor(np.frombuffer(data, dtype).reshape(now, *shape[1:]))
 
     return pieces
 

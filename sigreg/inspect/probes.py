@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,16 @@ def read(path: Path, rows: int, allow_pickle: bool = False) -> list[Any]:
         if len(labels) == rows + 1:
             labels = labels[1:]  # a header
     else:
-        array = opened(path, allow_pickle=allow_pickle, labels=True)
-        labels = torch.cat(list(array.pieces(1 << 20))).flatten().tolist()
+        array = opened(path, allow_pickle=allow_pickle, labels=rows)
+        try:
+            labels = torch.cat(list(array.pieces(1 << 20))).flatten().tolist()
+        except TypeError:  # text
+            raise Unusable(
+                f"{array}: labels of the type {array.dtype} are not numbers; save numbers of classes, "
+                "or the names as lines of a .txt file"
+            ) from None
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise Unusable(f"{array}: the file ends early or is damaged ({error})") from None
     if len(labels) != rows:
         raise Unusable(f"{path}: {len(labels)} labels for {rows} rows; expected one a row")
     return labels
@@ -62,7 +71,7 @@ def accuracies(z: Tensor, labels: list[Any], seed: int = 0) -> dict[str, float]:
         raise Unusable(
             f"--labels: expected two classes with two rows or more each, got {len(classes)} classes"
         )
-    folds = StratifiedKFold(min(5, int(counts.min())), shuffle=True, random_state=seed)
+    folds = StratifiedKFold(min(5, int(counts.min())), shuffle=True, random_state=seed % 2**32)
     k = min(NEIGHBOURS, max(1, len(y) // 2))
     knn = KNeighborsClassifier(k)
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))

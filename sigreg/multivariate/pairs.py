@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from sigreg.kernels import no_autocast
 from sigreg.sample import Sample, transformed
@@ -40,7 +39,7 @@ def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Rows of x and their squared distances to every y."""
     height = max(1, _BLOCK // max(1, y.shape[0]))
     x2, y2 = x.square().sum(1), y.square().sum(1)
-    for start in range(0, x.shape[0], height):
+    for start in range(0, max(1, x.shape[0]), height):  # an empty block where there are no rows
         rows = slice(start, start + height)
         r2 = torch.addmm(y2 + x2[rows, None], x[rows], y.T, alpha=-2).clamp_(min=0)
         if x is y:
@@ -58,15 +57,35 @@ class _PairMean(Function):
         return torch.stack(means).sum()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         x, p, y, q = ctx.saved_tensors
         y = x if ctx.alone else y
-        gx = torch.empty_like(x)
-        for rows, r2 in _blocks(x, y):
-            slope = ctx.kernel.slope(r2) * q
-            gx[rows] = p[rows, None] * (slope.sum(1, keepdim=True) * x[rows] - slope @ y)
-        return gx * (grad * (4 if ctx.alone else 2)), None, None, None
+        with torch.no_grad():
+            gx = torch.empty_like(x)
+            for rows, r2 in _blocks(x, y):
+                slope = ctx.kernel.slope(r2) * q
+                gx[rows] = p[rows, None] * (slope.sum(1, keepdim=True) * x[rows] - slope @ y)
+            gx = gx * (grad * (4 if ctx.alone else 2))
+        return _FirstDerivative.apply(gx, x) if torch.is_grad_enabled() else gx, None, None, None
+
+
+class _FirstDerivative(Function):
+    """A gradient whose own derivative is an error.
+
+    (`once_differentiable` makes it an error only where the gradient that comes from above requires a gradient
+    itself; elsewhere the result passes for a constant.)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, x: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
+        raise RuntimeError(
+            "exact_sigreg, bhep and henze_zirkler have first derivatives only; take second derivatives of "
+            "sigreg.functional.sigreg"
+        )
 
 
 def pair_mean(s: Rows, kernel: Kernel, other: Tensor | None = None) -> Tensor:

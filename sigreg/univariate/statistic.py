@@ -111,14 +111,17 @@ def parse(choice: Choice, settings: Mapping[str, Any]) -> list[Statistic]:
     if not mix:
         raise ValueError("a mix needs at least one statistic, e.g. {'epps_pulley': 1.0, 'vcreg': 0.1}")
     members = [_member(member, float(weight)) for member, weight in mix]
-    known = [_parameters(m.function) - {"weights", "group"} for m in members]
+    known = [_parameters(m.function) - {"x", "weights", "group"} for m in members]
     unknown = settings.keys() - set().union(*known)
+    for m, its_own in zip(members, known, strict=True):
+        if m.function in STATISTICS.values():
+            unknown |= m.settings.keys() - its_own  # bound by functools.partial
     if unknown:
         names = " and ".join(m.name for m in members)
-        takes = ", ".join(sorted(set().union(*known) - {"x"})) or "no setting"
+        takes = ", ".join(sorted(set().union(*known))) or "no setting"
         raise TypeError(
             f"{names} does not take {sorted(unknown)}, but {takes}; SIGReg itself takes num_slices, "
-            "directions, seed, group, unbiased, backend and memory"
+            "directions, seed, group, unbiased, backend and memory, and its call weights"
         )
     members = [
         Statistic(m.function, {**m.settings, **{k: v for k, v in settings.items() if k in takes}}, m.weight)

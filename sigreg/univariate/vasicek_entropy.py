@@ -68,7 +68,7 @@ def vasicek_entropy(
         valid = (sample.weights > 0).unsqueeze(-1)
         n = valid.sum(-2, keepdim=True)  # (..., 1, 1)
         x = torch.where(valid, x, torch.inf).sort(dim=-2).values
-        x = torch.where(i < n, x, 0.0)
+        x = torch.where((i < n) | x.isnan(), x, 0.0)  # a valid NaN is sorted behind all
     if m is not None and not isinstance(m, int):
         raise TypeError(f"m={m!r} must be an int, or None for about sqrt(N)")
     if m is not None and not 1 <= m < rows:
