@@ -9,8 +9,12 @@ Triton, the default on a GPU, is measured where there is one; the tests run it i
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
+import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 from typing import Any
 
@@ -28,6 +32,7 @@ from benchmarks.report import markdown
 
 FLOOR, RIVAL = "projection alone", "lightly"
 STEP = "resnet18"
+KEEP = "keep"  # the allocator keeps freed memory; the default returns large blocks to the system
 measured_code = ("sigreg", "benchmarks/competitors.py")
 
 
@@ -35,10 +40,28 @@ def check(cfg: DictConfig) -> None:
     """A case is a shape, or the training step."""
     if cfg.case != STEP:
         Case.parse(str(cfg.case))
+    if cfg.allocator not in (None, KEEP) or (cfg.allocator and platform.libc_ver()[0] != "glibc"):
+        raise ValueError(f"allocator={cfg.allocator!r} must be null or {KEEP}, which needs glibc")
 
 
 def measure(cfg: DictConfig) -> list[dict[str, Any]]:
     """One case: a row for each implementation."""
+    if cfg.allocator is None:
+        return _measured(cfg)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _keep_freed_memory) as pool:
+        return pool.submit(_measured, cfg).result()
+
+
+def _keep_freed_memory() -> None:
+    """Tell this process's allocator to give no freed memory back to the system."""
+    trim_threshold, mmap_max = -1, -4  # glibc's M_TRIM_THRESHOLD and M_MMAP_MAX
+    libc = ctypes.CDLL(None)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(mmap_max, 0)
+
+
+def _measured(cfg: DictConfig) -> list[dict[str, Any]]:
+    torch.set_num_threads(cfg.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if cfg.case == STEP:
         return _training_step(cfg, device)
@@ -142,7 +165,7 @@ def _training_step(cfg: DictConfig, device: str) -> list[dict[str, Any]]:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Every shape, then growth, then the training step."""
+    """Every shape, then growth, then the training step, then shapes with an allocator that keeps memory."""
     shapes, training = _parts(frame)
     growing = {shapes.case[i] for axis in ("N", "K", "points") for i in _series(_parsed(shapes), axis).index}
     columns = [
@@ -170,6 +193,12 @@ def table(frame: pd.DataFrame) -> str:
     if len(training):
         shown = training.set_index("implementation")[["ms", "added_ms", "added_share"]].round(4)
         parts.append(f"A training step (ResNet-18, 32 pixels)\n\n{markdown(shown)}")
+    kept = frame[frame.allocator.eq(KEEP)] if "allocator" in frame else frame.iloc[:0]
+    if len(kept):
+        shown = kept.pivot_table(index="case", columns="implementation", values="ms", sort=False)
+        shown["lightly / eager"] = kept[kept.implementation == "eager"].set_index("case").faster_than_lightly
+        shown = shown[["eager", RIVAL, "lightly / eager"]]
+        parts.append(f"Times in ms where the allocator keeps freed memory\n\n{markdown(shown)}")
     return "\n\n".join(parts)
 
 
@@ -178,7 +207,8 @@ def _on_gpu(frame: pd.DataFrame) -> bool:
 
 
 def _parts(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of shapes, and of the training step."""
+    """The rows of shapes, and of the training step, with the default allocator."""
+    frame = frame[frame.allocator.isna()] if "allocator" in frame else frame
     return frame[frame.case != STEP], frame[frame.case == STEP]
 
 
@@ -268,9 +298,8 @@ def _draw_shapes(ax: Axes, values: pd.DataFrame) -> None:
         ax.axhline(y, color=picture.PALE, linewidth=0.5, zorder=0)
     for i, (name, (colour, marker)) in enumerate(SHOWN.items()):
         if name in values and values[name].notna().any():
-            ax.plot(
-                values[name], np.arange(len(values)) + 0.16 * (2 - i), marker, color=colour, ms=5.5, label=name
-            )
+            y = np.arange(len(values)) + 0.16 * (2 - i)
+            ax.plot(values[name], y, marker, color=colour, ms=5.5, label=name)
     ax.set_xscale("log")
     ax.grid(axis="x", color=picture.PALE, linewidth=0.6)
     ax.set_yticks(range(len(values)), [str(case) for case in values.index])
