@@ -162,6 +162,25 @@ def test_a_mistake_in_method_kwargs_is_named_before_a_model_is_built(
         adapter.LeJEPA.add_and_assert_specific_cfg(stand_in.config(method_kwargs=settings))
 
 
+@pytest.mark.parametrize(
+    ("method", "sections", "message"),
+    [
+        ("lejepa", {"sigreg": {"weight": 9.0}}, r"`sigreg` .* byol\+sigreg; lejepa takes .* method_kwargs"),
+        (
+            "byol+sigreg",
+            {"method_kwargs": {"lambda_param": 0.9, "num_slices": 64}},
+            r"method_kwargs has \['lambda_param', 'num_slices'\].* `sigreg`.* weight",
+        ),
+    ],
+)
+def test_settings_in_the_section_of_the_other_kind_of_method_are_refused(
+    adapter: ModuleType, method: str, sections: dict[str, object], message: str
+) -> None:
+    adapter.register()
+    with pytest.raises(ValueError, match=message):
+        _methods()[method].add_and_assert_specific_cfg(stand_in.config(method, **sections))
+
+
 # --- what main_pretrain.py and timm would only assert ---
 
 

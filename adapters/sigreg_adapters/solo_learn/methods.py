@@ -63,8 +63,9 @@ class LeJEPA(Monitored):
 
     Raises:
         TypeError: a setting that has the wrong type or that the statistic does not know.
-        ValueError: an unknown key in `method_kwargs` or `gaussianity`, a width of the projector that is no
-            positive integer, a setting out of range, or a ViT that is built for one image size and gets more.
+        ValueError: an unknown key in `method_kwargs` or `gaussianity`, a section `sigreg`, a width of the
+            projector that is no positive integer, a setting out of range, or a ViT that is built for one
+            image size and gets more.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -77,6 +78,11 @@ class LeJEPA(Monitored):
     @staticmethod
     def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
         """Fill the defaults of `method_kwargs`, and check everything before a model is built."""
+        if cfg.get("sigreg") is not None:
+            raise ValueError(
+                "the section `sigreg` is for methods such as byol+sigreg; lejepa takes the settings of "
+                "SIGReg in method_kwargs, where its weight is named lambda_param"
+            )
         cfg = BaseMethod.add_and_assert_specific_cfg(cfg)
         _fill(cfg, "method_kwargs", LEJEPA_DEFAULTS)
         settings = cfg.method_kwargs
@@ -123,8 +129,9 @@ def with_sigreg(method: type[BaseMethod]) -> type[BaseMethod]:
     Raises:
         TypeError: when the config is checked, a setting that has the wrong type or that the statistic does
             not know.
-        ValueError: likewise, an unknown key in `sigreg` or `gaussianity`, a weight that is not positive, a
-            setting out of range, or a ViT that is built for one image size and gets more.
+        ValueError: likewise, an unknown key in `sigreg` or `gaussianity`, a setting of SIGReg in
+            `method_kwargs`, a weight that is not positive, a setting out of range, or a ViT that is built for
+            one image size and gets more.
     """
 
     class Regularized(Monitored, method):
@@ -135,6 +142,14 @@ def with_sigreg(method: type[BaseMethod]) -> type[BaseMethod]:
 
         @staticmethod
         def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
+            misplaced = [
+                name for name in cfg.get("method_kwargs") or {} if name in {"lambda_param", *OF_SIGREG}
+            ]
+            if misplaced:
+                raise ValueError(
+                    f"method_kwargs has {misplaced}; {cfg.method} takes the settings of SIGReg in the "
+                    "section `sigreg`, where its weight is named weight"
+                )
             cfg = method.add_and_assert_specific_cfg(cfg)
             _fill(cfg, "sigreg", SIGREG_DEFAULTS)
             if not cfg.sigreg.weight > 0:
