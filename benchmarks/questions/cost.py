@@ -269,7 +269,12 @@ def _draw_shapes(ax: Axes, values: pd.DataFrame) -> None:
     for i, (name, (colour, marker)) in enumerate(SHOWN.items()):
         if name in values and values[name].notna().any():
             ax.plot(
-                values[name], np.arange(len(values)) + 0.16 * (2 - i), marker, color=colour, ms=5.5, label=name
+                values[name],
+                np.arange(len(values)) + 0.16 * (2 - i),
+                marker,
+                color=colour,
+                ms=5.5,
+                label=name,
             )
     ax.set_xscale("log")
     ax.grid(axis="x", color=picture.PALE, linewidth=0.6)
