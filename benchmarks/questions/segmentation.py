@@ -25,10 +25,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from benchmarks import augment, choices, data, masking, scenes
-from benchmarks.report import markdown, spread
+from benchmarks import augment, data, masking, scenes, segmentation_figure
+from benchmarks.segmentation_figure import METHODS, RULES, table
 from sigreg import LeJEPALoss, SIGReg
 from sigreg_adapters.timm import Encoder
+
+__all__ = ["RULES", "check", "figure", "measure", "measured_code", "table"]
 
 measured_code = (
     "benchmarks/scenes.py",
@@ -37,15 +39,6 @@ measured_code = (
     "adapters/sigreg_adapters/patches.py",
     "adapters/sigreg_adapters/timm.py",
 )
-METHODS = {
-    "centre": "a disc in the centre (no map)",
-    "pixels": "pixels of each patch",
-    "colours": "mean colour of each patch",
-    "untrained": "ViT, untrained",
-    "supervised": "ViT, trained on the shape's class",
-    "lejepa": "ViT, trained by LeJEPA",
-    "pretrained": "ViT, timm's weights",
-}
 NETWORKS = ("untrained", "supervised", "lejepa", "pretrained")
 SEEDS = {"selection": 1_000_001, "test": 1_000_002}  # of the scenes that are never trained on
 PATCH = 16  # pixels, where a model has patches of its own
@@ -279,58 +272,8 @@ def _written(values: Tensor) -> str:
 
 
 WHAT = {"first": "own component", "shared": "shared comp.", "attention": "attention"}
-RULES = {
-    "first": "first component of the image's tokens",
-    "shared": "first component of all images' tokens",
-    "attention": "attention",
-    "attention_by_border": "attention, sign by the border rule",
-    "best_head": "best head (sees masks)",
-    "probe": "linear probe (sees masks)",
-}
-
-
-def order(frame: pd.DataFrame) -> list[str]:
-    return [method for method in METHODS if method in set(frame.method)]
-
-
-def table(frame: pd.DataFrame) -> str:
-    """IoU of every rule, a line per method; then LeJEPA against the others, seed by seed."""
-    rules = [rule for rule in RULES if rule in frame and frame[rule].notna().any()]
-    if not rules:
-        return "No masks, so maps only."
-    lines = {
-        METHODS[method]: {RULES[rule]: spread(own[rule], none="") for rule in rules}
-        | {
-            "accuracy on training crops' classes": spread(
-                own.get("class_accuracy", pd.Series(dtype=float)), none=""
-            )
-        }
-        for method in order(frame)
-        for own in [frame[frame.method == method]]
-    }
-    parts = [
-        markdown(pd.DataFrame.from_dict(lines, orient="index").rename_axis("mean IoU with the masks, %"))
-    ]
-    ours = frame[frame.method == "lejepa"]
-    against = {}
-    for method in [m for m in ("pixels", "colours", "untrained", "supervised") if m in set(frame.method)]:
-        other = _at_seeds(frame[frame.method == method], ours)
-        against[METHODS[method]] = {RULES[rule]: choices.difference(ours, other, rule) for rule in rules}
-    if len(ours) and against:
-        text = "LeJEPA minus the other, points of IoU"
-        parts.append(markdown(pd.DataFrame.from_dict(against, orient="index").rename_axis(text)))
-    return "\n\n".join(parts)
-
-
-def _at_seeds(other: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a method; of one that draws nothing, once for every seed of ours."""
-    if other.method.iloc[0] in NETWORKS or ours.empty:
-        return other
-    return pd.concat([other.iloc[[0]].assign(seed=seed) for seed in ours.seed.unique()])
 
 
 def figure(frame: pd.DataFrame) -> Figure:
     """Maps of a few test images, then the IoU of every method and rule."""
-    from benchmarks.segmentation_figure import draw  # it takes names from here
-
-    return draw(frame)
+    return segmentation_figure.draw(frame, WHAT, held_out)
