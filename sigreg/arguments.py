@@ -42,5 +42,5 @@ def _assert(kind: type, expected: str, at_least: float, arguments: dict[str, Any
         if not isinstance(value, kind) or isinstance(value, bool):
             raise TypeError(f"{name}={value!r} must be {expected}")
         if not value >= at_least:  # type: ignore[operator]
-            bound = f"at least {at_least}" if value == value else expected  # type: ignore[comparison-overlap]
+            bound = f"at least {at_least}" if value == value else expected
             raise ValueError(f"{name}={value} must be {bound}")
