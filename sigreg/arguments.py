@@ -7,7 +7,7 @@ from numbers import Integral, Real
 from typing import Any
 
 
-def assert_int(at_least: int, **arguments: Any) -> None:
+def assert_int(at_least: float = -math.inf, **arguments: Any) -> None:
     """Check integers, those of NumPy included.
 
     Raises:
@@ -42,4 +42,5 @@ def _assert(kind: type, expected: str, at_least: float, arguments: dict[str, Any
         if not isinstance(value, kind) or isinstance(value, bool):
             raise TypeError(f"{name}={value!r} must be {expected}")
         if not value >= at_least:  # type: ignore[operator]
-            raise ValueError(f"{name}={value} must be at least {at_least}")
+            bound = f"at least {at_least}" if value == value else expected
+            raise ValueError(f"{name}={value} must be {bound}")

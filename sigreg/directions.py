@@ -27,9 +27,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from sigreg.arguments import assert_int
 from sigreg.kernels import no_autocast
 from sigreg.kernels.choice import takes_triton
-from sigreg.random_numbers import logical_shift, normal_numbers, random_bits
+from sigreg.random_numbers import integer, logical_shift, normal_numbers, random_bits
 
 Directions: TypeAlias = Callable[..., Tensor]
 
@@ -61,6 +62,9 @@ def gaussian(
     Returns:
         `(D, K)`, the same numbers for the same seed and step.
 
+    Raises:
+        TypeError: seed or step is no integer.
+
     Example:
         >>> A = gaussian(64, 1024, seed=0, step=3)
         >>> A.shape, bool((A.norm(dim=0) - 1).abs().max() < 1e-6)
@@ -72,7 +76,7 @@ def gaussian(
     if takes_triton(out) and not (isinstance(step, Tensor) and step.device != out.device):
         from sigreg.kernels import triton_directions
 
-        return triton_directions.gaussian(out, seed, step)
+        return triton_directions.gaussian(out, seed, step if isinstance(step, Tensor) else integer(step))
     A = normal_numbers(D * K, seed, step, device).to(dtype).reshape(D, K)
     return _unit(A)
 
@@ -101,6 +105,9 @@ def orthogonal(
 
     Returns:
         `(D, K)`, the same numbers for the same seed and step.
+
+    Raises:
+        TypeError: seed or step is no integer.
 
     Example:
         >>> import torch
@@ -219,18 +226,14 @@ class Subspaces:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("number", self.number), ("size", 1 if self.size is None else self.size)):
-            if not isinstance(value, int):
-                raise TypeError(f"{name}={value!r} of subspaces must be an int")
-            if value < 1:
-                raise ValueError(f"{name}={value} of subspaces must be at least 1")
+        assert_int(1, number=self.number, size=1 if self.size is None else self.size)
 
     def basis(self, D: int, *, seed: int, device: torch.device | None, dtype: torch.dtype) -> Tensor:
         """The subspaces' orthonormal bases `(D, number, size)`, orthogonal to one another."""
         size = D // self.number if self.size is None else self.size
         if not 1 <= size * self.number <= D:
             raise ValueError(f"{self.number} orthogonal subspaces of size {size} do not fit into D = {D}")
-        Q = orthogonal(D, self.number * size, seed=seed + 2**40, device=device, dtype=dtype)
+        Q = orthogonal(D, self.number * size, seed=integer(seed) + 2**40, device=device, dtype=dtype)
         return Q.reshape(D, self.number, size)
 
     def __call__(
@@ -271,7 +274,7 @@ def by_name(directions: Name | Directions) -> Directions:
         return directions
     if directions == "subspaces":
         return Subspaces()
-    if directions not in DIRECTIONS:
+    if not isinstance(directions, str) or directions not in DIRECTIONS:
         raise ValueError(
             f"directions={directions!r} is unknown; use one of {[*sorted(DIRECTIONS), 'subspaces']} "
             "or a callable"

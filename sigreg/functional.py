@@ -35,10 +35,10 @@ def sigreg(
         statistic: a name in `sigreg.univariate`, a callable or a dict of weights over these (see `SIGReg`).
         weights: bool (a mask) or non-negative floats that broadcast to `(..., N)`, treated as constants.
             The distribution function or characteristic function becomes the weighted one, and N becomes
-            (sum w)^2 / sum w^2, so that only the ratios of the weights matter; where their squares leave the
-            range of the dtype (weights of 1e-25 or 1e25 in float32) the value is not finite.  Rows of weight
-            0 get a gradient of 0, even if they hold NaN.  Views without a row of positive weight are left out
-            of the mean; if there is no such row at all, the value is 0.
+            (sum w)^2 / sum w^2, so that only the ratios of the weights matter; where the sum of their squares
+            leaves the range that keeps its digits (1e-31...3e38 in float32) the value is not finite.  Rows of
+            weight 0 get a gradient of 0, even if they hold NaN.  Views without a row of positive weight are
+            left out of the mean; if there is no such row at all, the value is 0.
         group: the processes that share the batch: None (this one alone), "auto" or a process group.
         backend: how Epps-Pulley is computed; see `sigreg.kernels`.
         **settings: of the statistic, e.g. `t_max=5.0`.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sigreg.arguments import assert_int, assert_number
 from sigreg.collectives import resolve
 from sigreg.regularizer import SIGReg, regularizer
 from sigreg.sample import described, weights_of_rows
@@ -49,7 +50,8 @@ class NextEmbeddingLoss(nn.Module):
         The result is a scalar.
 
     Raises:
-        TypeError: z is not a tensor, or sigreg is not a module such as `SIGReg`.
+        TypeError: z, the actions or what the predictor returns is not a tensor, sigreg is not a module such
+            as `SIGReg`, or lambda or rollout is no number.
         ValueError: a negative lambda, rollout < 1, another number of axes, T <= rollout, a predictor that
             returns another shape than that of its context, actions or weights that do not fit.
 
@@ -66,12 +68,8 @@ class NextEmbeddingLoss(nn.Module):
 
     def __init__(self, lambda_param: float = 0.09, sigreg: SIGReg | None = None, *, rollout: int = 1) -> None:
         super().__init__()
-        if isinstance(lambda_param, str):
-            raise TypeError(f"lambda_param={lambda_param!r} must be a number, at least 0")
-        if not lambda_param >= 0:
-            raise ValueError(f"lambda_param={lambda_param} must be at least 0; LeWM's default is 0.09")
-        if rollout < 1:
-            raise ValueError(f"rollout={rollout} must be at least 1, the number of predicted steps")
+        assert_number(0, lambda_param=lambda_param)
+        assert_int(1, rollout=rollout)
         self.lambda_param = lambda_param
         self.sigreg = regularizer(sigreg)
         self.rollout = rollout
@@ -105,6 +103,10 @@ class NextEmbeddingLoss(nn.Module):
                 f"expected embeddings (B, T, D) with T > rollout={self.rollout}, got shape {tuple(z.shape)}"
             )
         B, T = z.shape[:2]
+        if actions is not None and not isinstance(actions, Tensor):
+            raise TypeError(
+                f"actions must be a tensor (B, T, ...) or (B, T - 1, ...), got {described(actions)}"
+            )
         if actions is not None and tuple(actions.shape[:2]) not in ((B, T), (B, T - 1)):
             raise ValueError(
                 f"actions {tuple(actions.shape)} do not fit embeddings {tuple(z.shape)}; expected "
@@ -132,6 +134,11 @@ class NextEmbeddingLoss(nn.Module):
             context = context[:, :-1]
             given = () if actions is None else (actions[:, h - 1 : T - 1],)
             predicted = predictor(context, *given)
+            if not isinstance(predicted, Tensor):
+                raise TypeError(
+                    f"the predictor returned {described(predicted)} for a context {tuple(context.shape)}; "
+                    "expected one tensor, which is out[0] of the output of nn.GRU"
+                )
             if predicted.shape != context.shape:
                 raise ValueError(
                     f"the predictor returned {tuple(predicted.shape)} for a context {tuple(context.shape)}; "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from sigreg.arguments import assert_number
 from sigreg.collectives import resolve
 from sigreg.next_embedding import NextEmbeddingComponents, NextEmbeddingLoss
 from sigreg.regularizer import SampleAxisWarning, SIGReg, regularizer
@@ -25,7 +27,14 @@ __all__ = [
 
 
 class LeJEPAComponents(NamedTuple):
-    """The loss and its two unweighted parts, each a scalar, float32 (float64 for float64 embeddings)."""
+    """The loss and its two unweighted parts, each a scalar, float32 (float64 for float64 embeddings).
+
+    Example:
+        >>> import torch
+        >>> found = LeJEPALoss().components(torch.zeros(2, 100, 16))
+        >>> found.prediction, found.sigreg / 100
+        (tensor(0.), tensor(0.4020))
+    """
 
     total: Tensor
     """`(1 - lambda_param) * prediction + lambda_param * sigreg`."""
@@ -77,8 +86,7 @@ class LeJEPALoss(nn.Module):
 
     def __init__(self, lambda_param: float = 0.05, sigreg: SIGReg | None = None) -> None:
         super().__init__()
-        if isinstance(lambda_param, str):
-            raise TypeError(f"lambda_param={lambda_param!r} must be a number in [0, 1]")
+        assert_number(lambda_param=lambda_param)
         if not 0.0 <= lambda_param <= 1.0:
             raise ValueError(f"lambda_param={lambda_param} must lie in [0, 1]; the paper's default is 0.05")
         self.lambda_param = lambda_param
@@ -111,7 +119,7 @@ class LeJEPALoss(nn.Module):
         z = stacked(views)
         V = z.shape[0]
         num_global = V if num_global is None else num_global
-        if not isinstance(num_global, int):
+        if not isinstance(num_global, Integral) or isinstance(num_global, bool):
             raise TypeError(
                 f"num_global must be an int, or None for all views, got {described(num_global)}; views are "
                 "one argument, a list"

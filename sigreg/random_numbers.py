@@ -8,9 +8,15 @@ synchronisation.
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 from torch import Tensor
+
+
+def integer(value: int) -> int:
+    """An integer of NumPy as one of Python, whose sums and products do not overflow."""
+    return value if isinstance(value, int | torch.SymInt) else operator.index(value)
 
 
 def as_int64(value: int) -> int:
@@ -54,14 +60,14 @@ def _hashes(first: int, last: int, seed: int, step: int | Tensor, device: torch.
 
     The stream of a seed is SplitMix64's, started at a hash of the seed; step s begins at number s 2^32.
     """
-    start = step.to(torch.int64) * 2**32 if isinstance(step, Tensor) else as_int64(step * 2**32)
+    start = step.to(torch.int64) * 2**32 if isinstance(step, Tensor) else as_int64(integer(step) * 2**32)
     index = torch.arange(first + 1, last + 1, device=device).add_(start)
     return _mix(index.mul_(_GAMMA).add_(offset(seed)))
 
 
 def offset(seed: int) -> int:
     """Where the stream of a seed starts."""
-    return _mixed(seed + _GAMMA)
+    return _mixed(integer(seed) + _GAMMA)
 
 
 def random_bits(count: int, seed: int, step: int | Tensor, device: torch.device | None = None) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sigreg import collectives
+from sigreg.arguments import assert_int
 from sigreg.collectives import BatchGroup, Group
 from sigreg.directions import Directions, Name, by_name
 from sigreg.functional import mean_over_slices, members_of
@@ -104,26 +105,22 @@ class SIGReg(nn.Module):
         **statistic_kwargs: Any,
     ) -> None:
         super().__init__()
-        for name, value in (("num_slices", num_slices), ("seed", seed), ("memory", memory)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name}={value!r} must be an int")
-        if num_slices < 1:
-            raise ValueError(f"num_slices={num_slices} must be at least 1; the paper uses 1024")
-        if memory < 0:
-            raise ValueError(f"memory={memory} must be at least 1, or 0 for none")
+        assert_int(1, num_slices=num_slices)
+        assert_int(0, memory=memory)
+        assert_int(seed=seed)
         if unbiased is not False:  # other statistics do not take it
             statistic_kwargs["unbiased"] = unbiased
         self.statistic = members_of(statistic, statistic_kwargs, backend)
         modules = [m.function for m in self.statistic if isinstance(m.function, nn.Module)]
         if modules:  # registers their parameters
             self.statistic_modules = nn.ModuleList(modules)
-        self.num_slices = num_slices
+        self.num_slices = int(num_slices)
         self.directions = by_name(directions)
-        self.seed = seed
+        self.seed = int(seed)
         self.group = group
         collectives.resolve(group)  # an unknown name fails here rather than in training
         self.backend = backend
-        self.memory = Memory(memory) if memory else None
+        self.memory = Memory(int(memory)) if memory else None
         self._settings_agreed = self._axis_warned = False
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=_REMEMBERED)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64), persistent=False)
@@ -140,7 +137,7 @@ class SIGReg(nn.Module):
             step: use the directions of this step; nothing advances.  Needed under `torch.func` in training
                 mode.
         """
-        if isinstance(step, float | str) or (isinstance(step, Tensor) and step.is_floating_point()):
+        if isinstance(step, float | str | bool) or (isinstance(step, Tensor) and step.is_floating_point()):
             raise TypeError(f"step={step!r} must be an int or a tensor that holds one")
         group = collectives.resolve(self.group)
         if self.memory is not None and weights is None and isinstance(z, Tensor):

@@ -1,4 +1,8 @@
-"""What a second encoding of the same parts must find as the first one found it, and who communicates when."""
+"""The state that a second forward pass needs back, for `sigreg.microbatches`.
+
+Random state, buffers and attributes of the modules are restored to what they were before the first pass, so
+that both passes give the same embeddings; DDP and FSDP2 communicate gradients with the last part only.
+"""
 
 from __future__ import annotations
 

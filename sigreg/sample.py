@@ -138,8 +138,10 @@ def _totals(w1: Number, w2: Number) -> tuple[Number, Number]:
     """W and N from sum w and sum w^2; W is 1 and N is 0 for an empty sample, so that nothing divides by 0."""
     if not isinstance(w1, Tensor) or not isinstance(w2, Tensor):
         return max(w1, 1), w1
-    some = w1 > 0
-    N = w1 * (w1 / torch.where(some, w2, 1.0)) + 0 * w2  # NaN, not 0, where the squares overflow
+    some, finfo = w1 > 0, torch.finfo(w2.dtype)
+    N = w1 * (w1 / torch.where(some, w2, 1.0))
+    in_range = (w2 >= finfo.tiny / finfo.eps) & w2.isfinite()  # smaller squares have lost digits
+    N = torch.where(in_range, N, torch.nan)
     return torch.where(some, w1, 1.0), torch.where(some, N, 0.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -62,7 +63,7 @@ class SequenceSIGReg(nn.Module):
         super().__init__()
         if samples not in get_args(Samples):
             raise ValueError(f"samples={samples!r} is unknown; use one of {get_args(Samples)}")
-        if window is not None and (not isinstance(window, int) or window < 3 or window % 2 == 0):
+        if window is not None and (not isinstance(window, Integral) or window < 3 or window % 2 == 0):
             raise ValueError(f"window={window} must be an odd number of steps, at least 3, or None")
         self.sigreg = regularizer(sigreg)
         if samples == "both" and self.sigreg.memory is not None:
@@ -73,8 +74,8 @@ class SequenceSIGReg(nn.Module):
         self, z: Tensor, weights: Tensor | None = None, *, step: int | Tensor | None = None
     ) -> Tensor:
         """The regularizer of sequences `(B, T, D)`; `step` as in `SIGReg.forward`."""
-        if not isinstance(z, Tensor):
-            raise TypeError(f"expected one tensor (B, T, D) of sequences, got {described(z)}")
+        if not isinstance(z, Tensor) or not z.is_floating_point():
+            raise TypeError(f"expected one floating-point tensor (B, T, D) of sequences, got {described(z)}")
         if z.ndim != 3:
             raise ValueError(f"expected sequences (B, T, D), got shape {tuple(z.shape)}")
         if weights is not None:

@@ -151,3 +151,9 @@ def test_mistakes_are_explained(measure: Callable[..., object]) -> None:
 def test_a_null_of_too_few_samples_is_explained() -> None:
     with pytest.raises(ValueError, match="num_null=5"):
         gaussianity(normal(8, 4), num_null=5)
+
+
+def test_squares_beyond_float32_are_an_error_with_a_reason() -> None:
+    assert not report(1e18 * normal(48, 6)).gaussian
+    with pytest.raises(ValueError, match=r"as large as .e\+30, whose squares leave float32"):
+        gaussianity(1e30 * normal(48, 6))

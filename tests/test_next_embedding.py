@@ -175,3 +175,20 @@ def test_two_uneven_ranks_are_one_process():
 def test_bad_input_is_an_error_that_says_what_came(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: NextEmbeddingLoss("0.1"), "lambda_param='0.1' must be a number"),
+        (lambda: NextEmbeddingLoss(rollout=2.0), "rollout=2.0 must be an int"),
+        (lambda: criterion()(torch.zeros(4, 3, 2), nn.GRU(2, 2, batch_first=True)), r"a tuple .* out\[0\]"),
+        (
+            lambda: criterion()(torch.zeros(4, 3, 2), lambda z, a: z, [1.0]),
+            "actions must be a tensor .* a list",
+        ),
+    ],
+)
+def test_a_wrong_type_is_an_error_that_says_what_came(call, says):
+    with pytest.raises(TypeError, match=says):
+        call()

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.testing import assert_close
 
 from sigreg import LeJEPALoss, SIGReg
-from sigreg.univariate import epps_pulley
+from sigreg.univariate import STATISTICS, epps_pulley
 from tests.distributed_problem import CHOICES, Problem
 from tests.pool import on_ranks
 
@@ -143,3 +143,21 @@ def test_a_grad_scaler_skips_a_non_finite_step_on_every_rank_alike(statistic):
     assert backed_off == scale / 2
     assert after.isfinite().all()
     assert (after - skipped).abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", ["none", "mask", "weights"])
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_the_default_dtype_does_not_change_that_of_the_result(statistic, kind):
+    z = embeddings()
+    weights = {"none": None, "mask": torch.arange(24) < 20, "weights": torch.linspace(0, 1, 24)}[kind]
+    if statistic == "vasicek_entropy" and kind == "weights":
+        pytest.skip("it takes masks only")
+    values = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            values.append(STATISTICS[statistic](z, weights=weights))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert values[1].dtype == torch.float32
+    assert_close(*values, rtol=1e-5, atol=1e-5)

@@ -3,13 +3,15 @@
 import inspect
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from sigreg import LeJEPALoss, SIGReg, functional
-from sigreg.directions import Subspaces, gaussian
+from sigreg.directions import Subspaces, gaussian, orthogonal, sobol
 from sigreg.multivariate import exact_sigreg
+from sigreg.sequences import SequenceSIGReg
 from sigreg.univariate import epps_pulley, moments, vcreg, watson
 from tests.samples import normal
 
@@ -118,6 +120,13 @@ def test_bad_embeddings_are_named(z, error, says):
             TypeError,
             r"does not take \['x'\], but no setting",
         ),
+        ({"statistic": {"vcreg": None}}, TypeError, "weight of vcreg is None"),
+        ({"statistic": {"vcreg": "1"}}, TypeError, "weight of vcreg is '1'"),
+        ({"directions": ["gaussian"]}, ValueError, r"directions=\['gaussian'\] is unknown"),
+        ({"num_slices": True}, TypeError, "num_slices=True must be an int"),
+        ({"seed": False}, TypeError, "seed=False must be an int"),
+        ({"t_max": True}, TypeError, "t_max=True must be a number"),
+        ({"t_max": float("nan")}, ValueError, "t_max=nan must be a number"),
         ({"statistic": "exact_sigreg"}, TypeError, r"sigreg.multivariate.exact_sigreg\(z\).mean\(\)"),
         ({"statistic": exact_sigreg}, TypeError, "takes whole embeddings"),
     ],
@@ -133,6 +142,21 @@ def test_a_step_of_any_integer_dtype_names_the_same_directions(dtype):
     values = [sigreg(z, step=step) for step in range(3)]
     assert len(set(values)) == 3
     assert [sigreg(z, step=torch.tensor(step, dtype=dtype)) for step in range(3)] == values
+
+
+def test_integers_of_numpy_are_integers():
+    z, eight = normal(2, 16, 8), np.int64(8)
+    settings = {"num_slices": eight, "seed": np.int64(2**62), "memory": eight, "num_points": np.int32(9)}
+    ours, plain = SIGReg(**settings), SIGReg(**{name: int(value) for name, value in settings.items()})
+    for step in (np.int64(3), np.uint8(255), None):
+        torch.testing.assert_close(ours(z, step=step), plain(z, step=step if step is None else int(step)))
+    for draw in (gaussian, orthogonal, sobol, Subspaces(np.int64(2), np.int64(3))):
+        drawn, expected = draw(8, 8, seed=np.int64(3), step=np.int64(2**40)), draw(8, 8, seed=3, step=2**40)
+        torch.testing.assert_close(drawn, expected, rtol=0, atol=0)
+    for name, setting in (("moments", "k_max"), ("vasicek_entropy", "m")):
+        torch.testing.assert_close(SIGReg(name, **{setting: np.int64(3)})(z), SIGReg(name, **{setting: 3})(z))
+    torch.testing.assert_close(LeJEPALoss()(z, num_global=np.int64(1)), LeJEPALoss()(z, num_global=1))
+    SequenceSIGReg(window=np.int64(3))
 
 
 def test_a_misspelt_setting_is_answered_with_all_that_there_are():
@@ -154,6 +178,19 @@ def test_a_misspelt_setting_is_answered_with_all_that_there_are():
             TypeError,
             "must be an int or a tensor that holds one",
         ),
+        (lambda z: SIGReg()(z, step=True), TypeError, "step=True must be an int"),
+        (lambda z: SIGReg(memory=4)([z[0]]), TypeError, "got a list; views .* torch.stack"),
+        (
+            lambda z: SIGReg(lambda x: 3.0)(z),
+            TypeError,
+            r"must turn .* into \(..., K\) = \(2, 1024\), got 3.0",
+        ),
+        (lambda z: LeJEPALoss(lambda_param=None), TypeError, "lambda_param=None must be a number"),
+        (lambda z: LeJEPALoss(lambda_param=float("nan")), ValueError, "lambda_param=nan must be a number"),
+        (lambda z: LeJEPALoss()(z, num_global=True), TypeError, "num_global must be an int.* got True"),
+        (lambda z: SIGReg("moments", k_max=True)(z), TypeError, "k_max=True must be an int"),
+        (lambda z: SIGReg("vasicek_entropy", m=True)(z), TypeError, "m=True must be an int"),
+        (lambda z: SIGReg(directions=Subspaces(True))(z), TypeError, "number=True must be an int"),
         (lambda z: SIGReg("moments", k_max=4.5)(z), TypeError, "k_max=4.5 must be an int"),
         (lambda z: SIGReg("vasicek_entropy", m=2.5)(z), TypeError, "m=2.5 must be an int"),
         (
@@ -162,8 +199,8 @@ def test_a_misspelt_setting_is_answered_with_all_that_there_are():
             r"var must turn .* into \(..., K\) = \(2, 1024\), got \(\)",
         ),
         (lambda z: SIGReg(directions=lambda D, K, **_: torch.ones(3, 3))(z), ValueError, r"D = 8 .*\(3, 3\)"),
-        (lambda z: SIGReg(directions=Subspaces(0))(z), ValueError, "number=0 of subspaces"),
-        (lambda z: SIGReg(directions=Subspaces(2.0))(z), TypeError, "number=2.0 of subspaces"),
+        (lambda z: SIGReg(directions=Subspaces(0))(z), ValueError, "number=0 must be at least 1"),
+        (lambda z: SIGReg(directions=Subspaces(2.0))(z), TypeError, "number=2.0 must be an int"),
         (lambda z: functional.sigreg(z, None), ValueError, "got NoneType"),
         (
             lambda z: functional.sigreg(z, gaussian(8, 4), backend="eagr"),

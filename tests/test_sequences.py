@@ -79,3 +79,9 @@ def test_subspaces_equal_the_mean_over_subspaces():
 def test_a_windowed_mean_on_the_meta_device():
     z = torch.empty(16, 10, 4, device="meta")
     assert SequenceSIGReg(SIGReg(num_slices=8), window=3).eval()(z).shape == ()
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_integers_are_no_embeddings(window):
+    with pytest.raises(TypeError, match=r"floating-point.* got a tensor of torch.int64"):
+        SequenceSIGReg(SIGReg(num_slices=4), window=window)(torch.ones(8, 4, 6, dtype=torch.int64))

@@ -285,3 +285,16 @@ def test_a_row_of_weight_0_at_the_end_of_the_sorted_sample_does_not_count(statis
 def test_no_rows_at_all_are_0(statistic):
     z = torch.empty(3, 0, 8)
     assert SIGReg(statistic, num_slices=4)(z, torch.empty(3, 0, dtype=torch.bool)) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_whose_squares_lose_digits_give_no_finite_value(dtype):
+    """A weight counts by its ratio to the others as long as its square is a normal number."""
+    finfo, z, A = torch.finfo(dtype), normal(32, 6).to(dtype), gaussian(6, 8, dtype=dtype)
+    expected = sigreg(z, A)
+    least = (finfo.tiny / finfo.eps) ** 0.5
+    for power in range(-20, 20):
+        value = sigreg(z, A, weights=torch.full((32,), least * 2.0**power, dtype=dtype))
+        if value.isfinite():  # sums of 32 terms are rounded in another order
+            assert_close(value, expected, rtol=64 * finfo.eps, atol=0)
+        assert bool(value.isfinite()) == (power > -3), power  # the sum of squares is 32 times as large

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sigreg.conformance.oracle import FIT, Convention, fitted, samples
-from sigreg.conformance.report import ABSENT, FAULT, NOTE, Row
+from sigreg.conformance.report import ABSENT, FAULT, NOTE, OK, Row
 from sigreg.conformance.target import Target
 from sigreg.directions import gaussian
 
@@ -76,7 +76,7 @@ def collapse(copy: Target, convention: Convention | None) -> Row:
     words = f"{found:.5g} at N = {N}: {per_sample:.5f} N in units of the statistic"
     if convention.power == 0:
         words = f"{found:.5g}, whatever N: {per_sample:.5f} in units of the statistic without N"
-    return Row("collapse", words, FAULT if abs(per_sample / expected - 1) > FIT else "ok")
+    return Row("collapse", words, FAULT if abs(per_sample / expected - 1) > FIT else OK)
 
 
 def directions(copy: Target, convention: Convention) -> Row:
@@ -95,7 +95,7 @@ def directions(copy: Target, convention: Convention) -> Row:
     fresh = "new at each call" if len(set(values)) > 1 else "the same at each call"
     words = f"mean {ratio:.3f} of the exact one; {fresh}, from {source}"
     # 1024 directions scatter by 2 %, 64 by 6 %; half a sphere or no unit length is off by far more
-    return Row("directions", words, FAULT if abs(ratio - 1) > 0.25 else "ok")
+    return Row("directions", words, FAULT if abs(ratio - 1) > 0.25 else OK)
 
 
 def half(copy: Target, convention: Convention, dtype: torch.dtype) -> Row:
@@ -118,9 +118,7 @@ def half(copy: Target, convention: Convention, dtype: torch.dtype) -> Row:
             wrong.append("the gradient is not finite")
     if not worst < HALF:
         wrong.append("float32 inside would give 1e-6")
-    return Row(
-        name, "; ".join([f"value off by {worst:.0e}", *dict.fromkeys(wrong)]), FAULT if wrong else "ok"
-    )
+    return Row(name, "; ".join([f"value off by {worst:.0e}", *dict.fromkeys(wrong)]), FAULT if wrong else OK)
 
 
 def masks(copy: Target, convention: Convention) -> Row:

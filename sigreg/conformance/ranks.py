@@ -55,7 +55,7 @@ def _answered(copy: Target) -> Answer:
 
 def judged(answers: list[Any], convention: Convention) -> Row:
     """The verdict on what two ranks answered, in words."""
-    whole, uneven = (_judged(answers, split, convention) for split in SPLITS)
+    whole, uneven = (_words(answers, split, convention) for split in SPLITS)
     if whole != EXACT:
         return Row("two ranks", whole, FAULT)
     if uneven != EXACT:
@@ -66,7 +66,8 @@ def judged(answers: list[Any], convention: Convention) -> Row:
 EXACT = "value and gradient of one process"
 
 
-def _judged(answers: list[Any], split: str, convention: Convention) -> str:
+def _words(answers: list[Any], split: str, convention: Convention) -> str:
+    """What the two ranks computed of the batch that was split in this way; `EXACT` where it is right."""
     x = batch().double().flatten().requires_grad_()
     total = convention.value(x)
     (grad,) = torch.autograd.grad(total, x)

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from sigreg.arguments import assert_int
 from sigreg.collectives import Group
-from sigreg.diagnostics.findings import Diagnosis, _found
+from sigreg.diagnostics.findings import Diagnosis, named_findings
 from sigreg.diagnostics.measured import Moments, per_row
 from sigreg.diagnostics.null import excess_kurtosis, kurtosis_z
 from sigreg.directions import gaussian
@@ -32,7 +32,15 @@ NORM_RANGE = 3.0
 
 @dataclass(frozen=True)
 class BatchDiagnosis:
-    """A diagnosis and what its picture shows."""
+    """A diagnosis and what its picture shows.
+
+    Example:
+        >>> import torch
+        >>> views = torch.randn(2, 256, 8, generator=torch.Generator().manual_seed(0))
+        >>> found = diagnose_batch([(views, None)])
+        >>> found.diagnosis.healthy, found.worst_slice.shape, found.spectrum.shape
+        (True, torch.Size([8]), torch.Size([8]))
+    """
 
     diagnosis: Diagnosis
     covariance: float
@@ -128,7 +136,7 @@ def diagnose_batch(
         kurtosis_z=kurtosis_z(host["kurtosis"], N),
         direction=direction,
     ).measured()
-    diagnosis = Diagnosis(list(_found(measured)), measured)
+    diagnosis = Diagnosis(list(named_findings(measured)), measured)
     distance, worst_value = float((spectrum - 1).norm()) / math.sqrt(D), float(host["values"].max())
     along, by_length = (counts / counts.sum() for counts in host["histograms"].reshape(2, BINS))
     return BatchDiagnosis(diagnosis, distance, worst_value, direction, spectrum, along, by_length)

@@ -37,6 +37,12 @@ class Diagnosis:
     """What `diagnose` found, the most fundamental first, and all that it measured.
 
     `print` shows the findings with their evidence, `repr` their names.
+
+    Example:
+        >>> import torch
+        >>> found = diagnose(3 + torch.randn(256, 8, generator=torch.Generator().manual_seed(0)))
+        >>> found.healthy, [finding.name for finding in found.findings]
+        (False, ['off centre'])
     """
 
     findings: list[Finding]
@@ -91,10 +97,10 @@ def diagnose(z: Tensor | Any, *, num_slices: int = 256, seed: int = 0) -> Diagno
         if not z.isfinite().all():
             raise ValueError("z holds inf or nan; look for the step where the loss stopped being finite")
         measured = measure(z, num_slices=num_slices, seed=seed)
-    return Diagnosis(list(_found(measured)), measured)
+    return Diagnosis(list(named_findings(measured)), measured)
 
 
-def _found(m: Measured) -> Iterator[Finding]:
+def named_findings(m: Measured) -> Iterator[Finding]:
     """What the rules say, without what follows from a defect that was named already."""
     for decisive in (rules.collapse, rules.wrong_axis):
         if found := list(decisive(m)):

@@ -43,7 +43,15 @@ class Measure(NamedTuple):
 
 
 class Gaussianity(NamedTuple):
-    """What `gaussianity` found about N rows of D columns; `print` it."""
+    """What `gaussianity` found about N rows of D columns; `print` it.
+
+    Example:
+        >>> import torch
+        >>> z = torch.randn(128, 8, generator=torch.Generator().manual_seed(1))
+        >>> found = gaussianity(0.8 * z, num_slices=32)
+        >>> found.gaussian, found.measures["vcreg"].z_score > 4
+        (False, True)
+    """
 
     gaussian: bool
     """True when `p_value` is above 0.05."""
@@ -126,8 +134,9 @@ def gaussianity(
 
     Raises:
         TypeError: `z` is not a floating-point tensor or array, weights are neither bool nor floating-point,
-            or num_slices is no int.
-        ValueError: z is not (N, D), fewer than two rows count, one of them is not finite, unusable weights,
+            or num_slices or num_null is no int.
+        ValueError: z is not (N, D), fewer than two rows count, one of them is not finite or has squares that
+            are not, unusable weights,
             num_slices < 1, or num_null < 19 (no verdict at 1 in 20).
 
     Example:
@@ -137,13 +146,16 @@ def gaussianity(
         (True, False)
     """
     assert_int(1, num_slices=num_slices)
-    if num_null < 19:
-        raise ValueError(f"num_null={num_null} must be at least 19: fewer cannot tell 1 in 20")
+    assert_int(19, num_null=num_null)  # fewer cannot tell 1 in 20
     z = embeddings(z)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         z, w = _counted(z, as_tensor(weights))
         if not z.isfinite().all():
             raise ValueError("z holds inf or nan; look for the step where the loss stopped being finite")
+        if not (largest := z.abs().max()).square().isfinite():
+            raise ValueError(
+                f"z holds numbers as large as {largest:.0e}, whose squares leave float32; scale it"
+            )
         N, D = z.shape
         effective_N = N if w is None else float(w.sum().square() / w.square().sum())
         A = gaussian(D, num_slices, seed=seed, device=z.device)

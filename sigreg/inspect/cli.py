@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         print(f"python -m sigreg inspect: {error}", file=sys.stderr)
         return UNUSABLE
     if options.json:
-        both = report.plain(found) | ({} if other is None else {"compare": report.plain(other)})
+        both = report.as_json(found) | ({} if other is None else {"compare": report.as_json(other)})
         print(json.dumps(both, indent=1))
     else:
         print(report.text(found) if other is None else report.compared(found, other))

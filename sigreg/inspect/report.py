@@ -114,7 +114,7 @@ def _number(x: float | None) -> str:
     return f"{x:.4g}" if abs(x) < 1e5 else f"{x:.3e}"
 
 
-def plain(found: Inspected) -> dict[str, Any]:
+def as_json(found: Inspected) -> dict[str, Any]:
     """The same for `json.dumps`."""
     measured = {
         name: value.tolist() if isinstance(value, Tensor) else value

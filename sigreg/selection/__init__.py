@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sigreg.selection.objective import (
+    FIXED_ARE_FITTED,
     LAMBDA,
     SETTINGS,
-    TRAP,
     collapsed,
     counted,
     fixed_slices,
@@ -27,6 +27,10 @@ class Run(NamedTuple):
     """A run of the table, or the mean of the runs that agree in `by`.
 
     `loss` is its training loss, and `settings` has the other columns.
+
+    Example:
+        >>> rank_runs([{"lr": 0.01, "loss": 0.24}, {"lr": 0.1, "loss": 0.31}]).runs[0]
+        Run(score=0.24, loss=0.24, runs=1, settings={'lr': 0.01, 'loss': 0.24})
     """
 
     score: float
@@ -38,7 +42,13 @@ class Run(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """What `rank_runs` found: `runs` is a list of `Run`, best first.  `print` shows it as a table."""
+    """What `rank_runs` found: `runs` is a list of `Run`, best first.  `print` shows it as a table.
+
+    Example:
+        >>> ranking = rank_runs([{"lr": 0.1, "loss": 0.31}, {"lr": 0.01, "loss": 0.24}])
+        >>> ranking.rows()[0], ranking.notes
+        ({'rank': 1, 'score': 0.24, 'loss': 0.24, 'runs': 1}, [])
+    """
 
     runs: list[Run]
     compared: list[str]
@@ -161,7 +171,7 @@ def _assert_one_objective(rows: list[Row], columns: list[str], ignore: Sequence[
         if len(set(values)) > 1 and column not in ignore:
             differing.append(f"{column} is {counted(values)} ({reason(column)})")
     if len({fixed_slices(row) for row in rows}) > 1:
-        differing.append(f"some have fixed slices ({TRAP})")
+        differing.append(f"some have fixed slices ({FIXED_ARE_FITTED})")
     if differing:
         raise ValueError(
             "the runs minimise different functions, so that their losses cannot be compared: "
@@ -221,11 +231,11 @@ def _notes(rows: list[Row], order: list[Run]) -> list[str]:
     if len({run.runs for run in order}) > 1:
         notes.append("not every setting has as many runs: a setting may be first by one lucky seed")
     if all(fixed_slices(row) for row in rows):
-        notes.append(f"all runs have fixed slices, so that their losses say little: {TRAP}")
+        notes.append(f"all runs have fixed slices, so that their losses say little: {FIXED_ARE_FITTED}")
     elif low := suspiciously_low(rows):
         notes.append(
             f"SIGReg is below 1.0 in {low} of {len(rows)} runs, where N(0, I) itself has 1.05: their slices "
-            f"are fixed, or they fitted the batch that was measured ({TRAP})"
+            f"are fixed, or they fitted the batch that was measured ({FIXED_ARE_FITTED})"
         )
     return notes
 

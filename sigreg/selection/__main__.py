@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from sigreg.selection import Row, rank_runs, read_csv, write_csv
-from sigreg.selection.table import plain
+from sigreg.selection.table import cell
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -72,7 +72,7 @@ def _where(runs: list[Row], condition: str) -> list[Row]:
     column, sign, value = condition.partition("=")
     if not sign or not any(column in row for row in runs):
         raise ValueError(f"--where {condition}: expected COLUMN=VALUE with one of {', '.join(runs[0])}")
-    kept = [row for row in runs if row.get(column) == plain(value)]
+    kept = [row for row in runs if row.get(column) == cell(value, column)]
     if not kept:
         found = sorted({str(row.get(column)) for row in runs})
         raise ValueError(f"--where {condition} leaves no run; {column} is {', '.join(found[:8])}")

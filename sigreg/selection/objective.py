@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 
+from sigreg.diagnostics import collapsed_value, expected_value
 from sigreg.selection.table import Row, Value
 
 GRID = "the grid of the integral"
@@ -31,12 +32,12 @@ SETTINGS = {
 LAMBDA = ("lambda_param", "lambda", "lambd", "lamb", "lmbda", "sigreg_weight", "sigreg.weight")
 RESAMPLED = ("resample", "resample_slices", "resample_directions")
 FIXED = ("fixed_slices", "fixed_directions")
-TRAP = (
+FIXED_ARE_FITTED = (
     "a run with fixed slices fits those slices: it reaches a lower loss than one that draws new slices at "
     "every step, and its features are no better, with few slices worse"
 )
-EXPECTED = 1.05  # of Epps-Pulley under N(0, I), on the default grid
-AT_ZERO = 0.40205  # the same divided by N, where all embeddings are 0
+EXPECTED = round(expected_value(), 2)  # 1.05
+AT_ZERO = round(collapsed_value(1), 5)  # 0.40205
 
 
 def named(column: str, names: tuple[str, ...] | dict[str, str]) -> str | None:
@@ -59,9 +60,9 @@ def counted(values: list[Value]) -> str:
 
 
 def fixed_slices(row: Row) -> bool:
-    """Whether a run says that its slices stay the same."""
+    """Whether a run says that its slices stay the same; 0 and 1 are truth values here."""
     return any(
-        (value is False and named(column, RESAMPLED)) or (value is True and named(column, FIXED))
+        (value == 0 and named(column, RESAMPLED)) or (value == 1 and named(column, FIXED))
         for column, value in row.items()
     )
 
@@ -100,7 +101,7 @@ def _usual_statistic(row: Row) -> bool:
     """Whether `sigreg` is Epps-Pulley on the default grid, whose values for N(0, I) and at 0 are known."""
     return (
         "sigreg" in row
-        and row.get("unbiased") is not True
+        and row.get("unbiased") != 1
         and row.get("statistic") in ("epps_pulley", None)
         and row.get("t_max") in (3, None)
         and row.get("num_points") in (17, None)

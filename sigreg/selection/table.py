@@ -5,11 +5,25 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 Value: TypeAlias = "float | int | bool | str | None"
+NAMES = (
+    "commit",
+    "experiment",
+    "git_sha",
+    "hash",
+    "id",
+    "name",
+    "revision",
+    "run",
+    "run_id",
+    "run_name",
+    "sha",
+)
 Row: TypeAlias = "dict[str, Value]"
 
 
@@ -41,11 +55,14 @@ def rows_of(table: Any) -> list[Row]:
     if not rows:
         raise ValueError("the table holds no run; expected one row a run")
     columns = list(dict.fromkeys(str(column) for row in rows for column in row))
-    return [{column: plain(row.get(column)) for column in columns} for row in rows]
+    return [{column: cell(row.get(column), column) for column in columns} for row in rows]
 
 
-def plain(value: Any) -> Value:
-    """A cell as a number, a truth value or text; None for an empty one and for NaN."""
+def cell(value: Any, column: str = "") -> Value:
+    """A cell as a number, a truth value or text; None for an empty one and for NaN.
+
+    Text of a column in `NAMES` stays text, so that the hash "1e5" is no number.
+    """
     if callable(item := getattr(value, "item", None)):
         with contextlib.suppress(ValueError, RuntimeError):  # more than one number
             value = item()  # a scalar of numpy or torch
@@ -53,11 +70,13 @@ def plain(value: Any) -> Value:
         return value
     if not isinstance(value, float | int):
         text = str(value).strip()
+        if re.split(r"[./]", column)[-1] in NAMES or "_" in text:  # "2024_01" is a number to Python
+            return text or None
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
         for number in (int, float):
             with contextlib.suppress(ValueError):
-                return plain(number(text))
+                return cell(number(text))
         return text or None
     return None if math.isnan(value) else value
 

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from sigreg.arguments import assert_int, assert_number
 from sigreg.collectives import Group
 from sigreg.kernels import ecf_sums
 from sigreg.kernels.quadrature import epps_pulley_from_sums, points
@@ -24,15 +25,11 @@ def quadrature(
         )
     t_max = GRIDS[grid][0] if t_max is None else t_max
     num_points = GRIDS[grid][1] if num_points is None else num_points
-    if not isinstance(t_max, (int, float)):
-        raise TypeError(f"t_max={t_max!r} must be a number; the usual range is 3 to 5")
+    assert_number(t_max=t_max)
+    assert_int(2, num_points=num_points)
     if not 0 < t_max < math.inf:
         raise ValueError(f"t_max={t_max} must be a positive number; the usual range is 3 to 5")
-    if not isinstance(num_points, int) or isinstance(num_points, bool):
-        raise TypeError(f"num_points={num_points!r} must be an int; the usual number is 17")
-    if num_points < 2:
-        raise ValueError(f"num_points={num_points} must be at least 2; the usual number is 17")
-    return t_max, num_points
+    return t_max, int(num_points)
 
 
 def epps_pulley(

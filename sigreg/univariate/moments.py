@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from sigreg.arguments import assert_int
 from sigreg.collectives import Group
 from sigreg.sample import Sample
 
@@ -45,10 +46,7 @@ def moments(
 
     Source: Neyman, Skandinavisk Aktuarietidskrift 20 (1937), for the smooth test of this form.
     """
-    if not isinstance(k_max, int):
-        raise TypeError(f"k_max={k_max!r} must be an int; 4 includes skewness and kurtosis")
-    if k_max < 1:
-        raise ValueError(f"k_max={k_max} must be at least 1; 4 includes skewness and kurtosis")
+    assert_int(1, k_max=k_max)
     sample = Sample.of(x, weights, group)
     x = sample.x
     below, he, parts = torch.ones_like(x), x, [sample.sum(x)]

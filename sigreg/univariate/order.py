@@ -41,5 +41,5 @@ def ordered(sample: Sample) -> Ordered:
     # Sorting moves infinities and NaN to the ends.  Value and gradient must show them: a GradScaler looks at
     # the gradient.
     ends = torch.cat([x[..., :1, :], x[..., -1:, :]], dim=-2)
-    guard = (torch.where(ends.isfinite(), 0.0, torch.nan) * ends).sum(-2)
+    guard = (torch.where(ends.isfinite(), torch.zeros_like(ends), torch.nan) * ends).sum(-2)
     return Ordered(x, w / W, below / W, above, sample.N, guard)

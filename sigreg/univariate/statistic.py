@@ -7,11 +7,12 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from sigreg.sample import Sample
+from sigreg.sample import Sample, described
 from sigreg.univariate.anderson_darling import anderson_darling
 from sigreg.univariate.cramer_von_mises import cramer_von_mises
 from sigreg.univariate.epps_pulley import epps_pulley
@@ -88,11 +89,11 @@ class Statistic:
             weights["weights"] = whole.weights > 0 if whole.boolean else whole.weights
         values = self.function(whole.x, **weights, **self.settings)
         expected = (*whole.x.shape[:-2], whole.x.shape[-1])
+        turn = f"{self.name} must turn (..., N, K) = {tuple(whole.x.shape)} into (..., K) = {expected}, got "
+        if not isinstance(values, Tensor):
+            raise TypeError(turn + described(values))
         if tuple(values.shape) != expected:
-            raise ValueError(
-                f"{self.name} must turn (..., N, K) = {tuple(whole.x.shape)} into (..., K) = {expected}, got "
-                f"{tuple(values.shape)}"
-            )
+            raise ValueError(turn + str(tuple(values.shape)))
         return values
 
 
@@ -110,7 +111,7 @@ def parse(choice: Choice, settings: Mapping[str, Any]) -> list[Statistic]:
     mix = list(choice.items()) if isinstance(choice, Mapping) else [(choice, 1.0)]
     if not mix:
         raise ValueError("a mix needs at least one statistic, e.g. {'epps_pulley': 1.0, 'vcreg': 0.1}")
-    members = [_member(member, float(weight)) for member, weight in mix]
+    members = [_member(member, weight) for member, weight in mix]
     known = [_parameters(m.function) - {"x", "weights", "group"} for m in members]
     unknown = settings.keys() - set().union(*known)
     for m, its_own in zip(members, known, strict=True):
@@ -128,6 +129,8 @@ def parse(choice: Choice, settings: Mapping[str, Any]) -> list[Statistic]:
         for m, takes in zip(members, known, strict=True)
     ]
     for i, member in enumerate(members):
+        if not isinstance(member.weight, Real) or isinstance(member.weight, bool):
+            raise TypeError(f"the weight of {member.name} is {member.weight!r}; it must be a finite number")
         if not math.isfinite(member.weight):
             raise ValueError(f"the weight of {member.name} is {member.weight}; it must be a finite number")
         if any(member.function == m.function and member.settings == m.settings for m in members[:i]):

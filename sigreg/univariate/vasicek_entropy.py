@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from sigreg.arguments import assert_int
 from sigreg.collectives import Group
 from sigreg.sample import Sample
 
@@ -31,7 +32,9 @@ def vasicek_entropy(
         group: the processes that share the sample: None (this one alone), "auto" or a process group,
             which gathers the sample.
         m: the window, 1...N-1.  By default sqrt(N) rounded to the nearest integer, as in SciPy, but at most
-            (N - 1) // 2 and at least 1.
+            (N - 1) // 2 and at least 1.  N counts valid rows in the default, all rows in the bound of an m
+            that is given: with a mask, an m of the number of valid rows or more is accepted, where removing
+            the other rows would make it an error.
 
     Returns:
         `(..., K)`; H equals `scipy.stats.differential_entropy(x, method="vasicek")`.
@@ -69,12 +72,12 @@ def vasicek_entropy(
         n = valid.sum(-2, keepdim=True)  # (..., 1, 1)
         x = torch.where(valid, x, torch.inf).sort(dim=-2).values
         x = torch.where((i < n) | x.isnan(), x, 0.0)  # a valid NaN is sorted behind all
-    if m is not None and not isinstance(m, int):
-        raise TypeError(f"m={m!r} must be an int, or None for about sqrt(N)")
-    if m is not None and not 1 <= m < rows:
-        raise ValueError(
-            f"m={m} must lie in 1...{rows - 1} for N={rows} samples; the default is about sqrt(N)"
-        )
+    if m is not None:
+        assert_int(1, m=m)
+        if m >= rows:
+            raise ValueError(
+                f"m={m} must lie in 1...{rows - 1} for N={rows} samples; the default is about sqrt(N)"
+            )
     root = (n.to(x.dtype).sqrt() + 0.5).floor().long()
     window = torch.minimum(root, (n - 1) // 2).clamp(min=1) if m is None else torch.full_like(n, m)
     last = (n - 1).clamp(min=0)
