@@ -25,7 +25,8 @@ TRAINING = ("benchmarks/training.py", "benchmarks/augment.py", "benchmarks/probe
 CORE = tuple(  # what `sigreg` stands for: all that a loss or a statistic runs, not the tools beside them
     f"sigreg/{part}"
     for part in (
-        *("collectives.py", "directions.py", "functional.py", "kernels", "memory.py", "multivariate"),
+        *("arguments.py", "collectives.py", "directions.py", "functional.py", "kernels", "memory.py"),
+        "multivariate",
         *("next_embedding.py", "objective.py", "random_numbers.py", "regularizer.py", "sample.py"),
         "univariate",
     )
@@ -72,12 +73,14 @@ HARMLESS = {
     "7ef2815473": (ON_CORE, MASKED),
     "2aca087834": (ON_CORE, "it stores the rows of a memory later in the same call"),
     "feeb9f62b5": (ON_CORE, MASKED),
+    "2d7ae4a4f6": (("monitor_cost",), "it is about names, states and warnings, and not about what is computed"),
     "2d7ae4a4f6": (
         ("monitor_cost",),
         "it is about names, states and warnings, and not about what is computed",
     ),
     "1c38dd94d2": (ON_CORE, CHECKS),
     "a27766a581": (ON_CORE, CHECKS),
+    "22eb802fb8": (ON_CORE, "it names a type"),
 }
 
 

@@ -251,7 +251,7 @@ def test_the_repr_is_one_line_with_the_names() -> None:
     [
         (-1, ValueError, "N=-1 must be at least 1"),
         (0.5, ValueError, r"N=0\.5 must be at least 1"),
-        (float("nan"), ValueError, "N=nan must be at least 1"),
+        (float("nan"), ValueError, "N=nan must be a number"),
         ("16", TypeError, "N='16' must be a number"),
     ],
 )

@@ -170,4 +170,4 @@ def test_the_picture_has_four_panels():
     figure = picture.draw(log, knn, z, torch.arange(50).numpy() % 10, z)
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     assert len(titles) == 4
-    assert titles[0] == "Two terms, one loss"
+    assert titles[0] == "Loss terms during training"
