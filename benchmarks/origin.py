@@ -77,10 +77,6 @@ HARMLESS = {
         ("monitor_cost",),
         "it is about names, states and warnings, and not about what is computed",
     ),
-    "2d7ae4a4f6": (
-        ("monitor_cost",),
-        "it is about names, states and warnings, and not about what is computed",
-    ),
     "35d34a6f95": (("inspect_power",), "it sums fewer terms, which changes a value by 1e-13 of it"),
     "1c38dd94d2": (ON_CORE, CHECKS),
     "a27766a581": (ON_CORE, CHECKS),
