@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import pytest
 
 PLAIN = ("barlow_twins", "byol", "nnbyol", "simclr", "simsiam", "supcon", "vibcreg", "vicreg")
 
@@ -162,3 +165,19 @@ def batch(small: int = 0, N: int = 24) -> list[Any]:
     sizes = [32, 32] + [16] * small
     crops = [torch.randn(N, 3, size, size, generator=g).requires_grad_() for size in sizes]
     return [torch.arange(N), crops, torch.arange(N) % 5]
+
+
+def adapter(monkeypatch: pytest.MonkeyPatch, base: type | None) -> types.ModuleType:
+    """Our module, imported afresh, with the stand-in as `solo`; without solo-learn where `base` is None."""
+    for name in [n for n in sys.modules if n.split(".")[0] == "solo" or n.endswith(".solo_learn.methods")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "sigreg_adapters.solo_learn", raising=False)
+    if base is None:
+        monkeypatch.setitem(sys.modules, "solo", None)
+    else:
+        for name, module in modules(base).items():
+            monkeypatch.setitem(sys.modules, name, module)
+    import sigreg_adapters.solo_learn as adapter
+
+    monkeypatch.setitem(sys.modules, "sigreg_adapters.solo_learn", adapter)
+    return adapter

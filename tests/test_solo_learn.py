@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -24,22 +22,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def adapter(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Our module, imported afresh, with the stand-in as `solo`."""
-    return _adapter(monkeypatch, stand_in.BaseMethod)
-
-
-def _adapter(monkeypatch: pytest.MonkeyPatch, base: type | None) -> ModuleType:
-    for name in [n for n in sys.modules if n.split(".")[0] == "solo" or n.endswith(".solo_learn.methods")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "sigreg_adapters.solo_learn", raising=False)
-    if base is None:
-        monkeypatch.setitem(sys.modules, "solo", None)
-    else:
-        for name, module in stand_in.modules(base).items():
-            monkeypatch.setitem(sys.modules, name, module)
-    import sigreg_adapters.solo_learn as adapter
-
-    monkeypatch.setitem(sys.modules, "sigreg_adapters.solo_learn", adapter)
-    return adapter
+    return stand_in.adapter(monkeypatch, stand_in.BaseMethod)
 
 
 def _methods() -> dict[str, type]:
@@ -69,7 +52,7 @@ def test_register_adds_lejepa_and_regularized_methods_once(adapter: ModuleType) 
 
 
 def test_without_solo_learn_one_line_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = _adapter(monkeypatch, None)
+    adapter = stand_in.adapter(monkeypatch, None)
     with pytest.raises(
         ImportError, match=r"start inside a clone of https://\S+ or run `pip install"
     ) as error:
@@ -78,7 +61,7 @@ def test_without_solo_learn_one_line_says_where_to_get_it(monkeypatch: pytest.Mo
 
 
 def test_a_clone_of_the_argparse_era_is_told_to_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = _adapter(monkeypatch, stand_in.ArgparseBaseMethod)
+    adapter = stand_in.adapter(monkeypatch, stand_in.ArgparseBaseMethod)
     with pytest.raises(ImportError, match=r"argparse.*use a clone of .* from 2023 or later") as error:
         adapter.register()
     assert "\n" not in str(error.value)
@@ -298,91 +281,3 @@ def test_a_mistake_in_the_gaussianity_section_is_named(adapter: ModuleType) -> N
         check(stand_in.config(gaussianity={"every": 3}))
     with pytest.raises(ValueError, match="patience=0 must be at least 1"):
         check(stand_in.config(gaussianity={"enabled": True, "patience": 0}))
-
-
-# --- the Hydra plugin and the launcher, each in a process of its own ---
-
-PROGRAM = """
-import sys
-{first}
-import hydra
-
-@hydra.main(version_base="1.2", config_path=None)
-def main(cfg):
-    print({report})
-
-main()
-main()
-"""
-
-
-def _run(tmp_path: Path, first: str, report: str, *command: str) -> subprocess.CompletedProcess[str]:
-    script = tmp_path / "program.py"
-    script.write_text(PROGRAM.format(first=first, report=report))
-    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}", "PYTHONWARNINGS": "error"}
-    return subprocess.run(
-        [sys.executable, *command, str(script), "hydra.run.dir=.", "hydra.output_subdir=null"],
-        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-
-def test_in_another_hydra_program_the_plugin_prints_nothing_and_imports_no_torch(tmp_path: Path) -> None:
-    report = "'hydra_plugins.sigreg_solo_learn' in sys.modules, 'torch' in sys.modules, 'solo' in sys.modules"
-    done = _run(tmp_path, "", report)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True False False\n" * 2, "")
-
-
-def test_a_program_that_has_imported_solo_learn_finds_lejepa(tmp_path: Path) -> None:
-    first = "from tests import solo_stand_in; solo_stand_in.install(); from solo.methods import METHODS"
-    done = _run(tmp_path, first, "'lejepa' in METHODS, 'byol+sigreg' in METHODS")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True True\n" * 2, "")
-
-
-def test_a_program_on_an_old_solo_learn_runs_on_and_is_told_why_once(tmp_path: Path) -> None:
-    first = (
-        "from tests import solo_stand_in; solo_stand_in.install(solo_stand_in.ArgparseBaseMethod); "
-        "from solo.methods import METHODS"
-    )
-    done = _run(tmp_path, first, "'lejepa' in METHODS")
-    assert (done.returncode, done.stdout) == (0, "False\n" * 2)
-    assert done.stderr.count("method lejepa is not available: this solo-learn still takes") == 1
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_the_launcher_runs_a_script_as_python_would_with_our_methods_in_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    script = tmp_path / "main_any.py"
-    script.write_text(
-        "import sys, beside\nfrom solo.methods import METHODS\n"
-        "if __name__ == '__main__': print('lejepa' in METHODS, sys.argv[1:], beside.here)\n"
-    )
-    (tmp_path / "beside.py").write_text("here = True\n")
-    monkeypatch.setattr(sys, "argv", ["before"])
-    monkeypatch.setattr(sys, "path", sys.path.copy())
-    from sigreg_adapters.solo_learn.__main__ import main
-
-    main([str(script), "--k", "20"])
-    assert capsys.readouterr().out == "True ['--k', '20'] True\n"
-
-
-@pytest.mark.parametrize("argv", [[], ["main_nowhere.py"]])
-def test_the_launcher_without_a_script_says_how_to_call_it(argv: list[str], adapter: ModuleType) -> None:
-    from sigreg_adapters.solo_learn.__main__ import main
-
-    with pytest.raises(SystemExit, match=r"usage: python -m sigreg_adapters.solo_learn main_knn.py"):
-        main(argv)
-
-
-def test_the_launcher_outside_a_clone_ends_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _adapter(monkeypatch, None)
-    monkeypatch.setattr(sys, "path", sys.path.copy())
-    monkeypatch.delitem(sys.modules, "sigreg_adapters.solo_learn.__main__", raising=False)
-    from sigreg_adapters.solo_learn.__main__ import main
-
-    script = tmp_path / "main_knn.py"
-    script.touch()
-    with pytest.raises(SystemExit, match=r"^sigreg: solo-learn cannot be imported .*clone"):
-        main([str(script)])
