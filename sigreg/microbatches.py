@@ -2,7 +2,8 @@
 
 The mean loss of microbatches is another objective than the loss of the batch (docs/accumulation.md).  Here
 every part is encoded twice: without a graph for its embeddings, which are small, so that the criterion runs
-once on all of them and gives its gradient in each; then with a graph, which carries that gradient on.
+once on all of them and gives its gradient in each; then with a graph, through which that gradient is
+backpropagated to the parameters.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class SIGReg(nn.Module):
             (lower variance from K = D on), "sobol", "subspaces"
             (`sigreg.directions.Subspaces(number, size)`), or a callable
             `(D, K, *, seed, step, device, dtype) -> (D, K)` with unit columns.
-        seed: of the stream of directions; give different modules, and the runs whose spread you report,
-            different seeds.
+        seed: of the stream of directions; use different seeds for different modules, and for runs that are
+            repeated to measure a spread.
         group: the processes that share a batch: "auto" (the default process group, once there is
             one), None (this process alone) or a process group.
         unbiased: remove the O(1/N) minibatch bias (Epps-Pulley only).

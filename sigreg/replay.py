@@ -29,7 +29,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Back to a state."""
+    """Restore a state."""
     torch.set_rng_state(state["cpu"])
     for name in ("cuda", "xpu"):
         if name in state:

@@ -169,7 +169,7 @@ def described(x: object) -> str:
 
 
 def _conversion(x: object) -> str:
-    """How to make embeddings of what is none."""
+    """How to convert an argument that is no tensor of floating-point embeddings, for a message."""
     if isinstance(x, Tensor):
         return "" if x.is_complex() else "; convert it with .float()"
     if isinstance(x, list | tuple):

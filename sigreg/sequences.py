@@ -25,9 +25,9 @@ class SequenceSIGReg(nn.Module):
     Args:
         sigreg: the regularizer; None for `SIGReg()`.
         samples: "per_step", "pooled" or "both".
-        window: an odd int, the number of steps.  From each step the mean of its sequence over the window
-            around it is subtracted first (temporal centring); the window is cut off at the ends, and 2 T - 1
-            steps are the whole sequence.  None subtracts nothing.
+        window: an odd number of steps.  First, from each step the mean of its sequence over the window that
+            is centred on it is subtracted (temporal centring).  The window is cut off at the ends of the
+            sequence; 2 T - 1 steps cover the whole sequence.  None subtracts nothing.
 
     Shapes:
         z `(B, T, D)`, weights `(B, T)` (bool or non-negative, 0 for a padded step) -> scalar.  Padded steps

@@ -13,7 +13,7 @@ from sigreg.collectives import Group, resolve
 def weights_of_one_row(z: Any, weights: Tensor | None, group: Group) -> Tensor | None:
     """The weights `(1,)` of a single row `(..., 1, D)` that has none; else the weights as they are.
 
-    With weights SIGReg takes a sample of one row.  Over several processes it takes one without them.
+    SIGReg accepts a sample of one row if it has weights, or if there are several processes.
     """
     one_row = isinstance(z, Tensor) and z.ndim > 1 and z.shape[-2] == 1
     if weights is not None or not one_row or resolve(group).size > 1:

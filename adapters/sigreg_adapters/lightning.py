@@ -41,17 +41,18 @@ class GaussianityMonitor(Callback):
 
     Args:
         module: dotted name of a SIGReg or of a module that holds one, such as "criterion"; needed only if
-            there are several.  Of a module without SIGReg, such as the projector of another method, the
-            output is watched (of a tuple the last tensor), each row a sample.
+            there are several.  If the module holds no SIGReg, as the projector of another method, its output
+            is watched (the last tensor of a tuple), and each row is a sample.
         every_n_steps: optimizer steps between two reports.
         collapse: embeddings count as collapsed when all rows are equal or nearly so, or when the effective
             rank is below this share, in (0, 1], of what N(0, I) has with as many rows.
-        patience: reports in a row that must show a collapse before the warning; a network may begin with one.
+        patience: number of consecutive reports that must show a collapse before the warning, because a
+            network may be collapsed at the start of training.
         stop_on_collapse: end the training with the warning, on all ranks.
         figure_every_n_steps: steps between two figures; 0 draws none.
         num_slices: random directions, tested besides the coordinates.
         prefix: the part before "/" in the names of what is logged.  Several monitors in one Trainer need
-            different ones, which also tell their states in a checkpoint apart.
+            different ones, which also distinguish their states in a checkpoint.
 
     Attributes:
         last: the numbers that were logged last, a dict by name; None before the first report.

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def projector(input_dim: int, hidden_dim: int, output_dim: int, num_layers: int = 3) -> nn.Sequential:
-    """Linear layers with BatchNorm and ReLU between; the last is bare, so that its output can be Gaussian.
+    """Linear layers with BatchNorm and ReLU between; nothing follows the last, so its output can be Gaussian.
 
     Shapes: `(N, input_dim)` -> `(N, output_dim)`.
 

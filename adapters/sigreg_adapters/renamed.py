@@ -1,4 +1,4 @@
-"""What adapters share whose class is `sigreg.SIGReg` under another library's names: settings, checkpoints."""
+"""Settings and checkpoints of adapters whose class is `sigreg.SIGReg` under another library's names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rename(settings: dict[str, Any], **given: tuple[str, Any]) -> None:
 
 
 def accept_constants(module: SIGReg, state_dict: dict[str, Any], prefix: str, host: str) -> None:
-    """Make a checkpoint of a host's class, whose buffers are the constants of its grid, one of `module`."""
+    """Convert a checkpoint of a host's class, whose buffers are constants of its grid, to one of `module`."""
     constants = [name for name in ("t", "phi", "weights") if prefix + name in state_dict]
     for name in constants:
         del state_dict[prefix + name]

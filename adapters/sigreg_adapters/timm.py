@@ -101,8 +101,8 @@ class Encoder(nn.Module):
         - otherwise (`"avg"`, `"avgmax"`, `"max"`): the rows of all patches.  Their mean says with which
           weight the block's values enter the average of all outputs.
 
-        The weights of one head sum to 1 over all tokens, thus to 1 over the map where there are patches only
-        and to less beside class or register tokens, which are left out.  The module whose weights are read
+        The weights of one head sum to 1 over all tokens.  So the map sums to 1 if all tokens are patches, and
+        to less if there are class or register tokens, which are left out.  The module whose weights are read
         computes them without the fused kernel for this call; a fused and a plain model give the same.
 
         Shapes:

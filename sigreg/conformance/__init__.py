@@ -41,7 +41,7 @@ def check(
 
     Raises:
         TypeError: `name` is neither a name nor a class or function that a module holds under its name.
-        NotCallable: the copy takes embeddings in no way that is known here.
+        NotCallable: the copy could not be called with embeddings in any of these forms.
 
     Example:
         >>> for row in check("sigreg:SIGReg", {"num_slices": 64}, run=None):

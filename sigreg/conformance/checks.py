@@ -80,7 +80,7 @@ def collapse(copy: Target, convention: Convention | None) -> Row:
 
 
 def directions(copy: Target, convention: Convention) -> Row:
-    """The mean over slices against 1,024 directions of our own, on a sample that is far from round."""
+    """The mean over slices against 1,024 directions of our own, on a strongly anisotropic sample."""
     z = normal(48, 12, seed=5) * torch.linspace(0.2, 1.6, 12) + torch.linspace(-0.4, 0.8, 12)
     A = gaussian(12, 1024, seed=1, dtype=torch.float64)
     x = z.double() @ A
@@ -94,7 +94,7 @@ def directions(copy: Target, convention: Convention) -> Row:
     ratio = sum(values) / len(values) / float(expected)
     fresh = "new at each call" if len(set(values)) > 1 else "the same at each call"
     words = f"mean {ratio:.3f} of the exact one; {fresh}, from {source}"
-    # 1024 directions scatter by 2 %, 64 by 6 %; half a sphere or no unit length is off by far more
+    # 1024 directions scatter by 2 %, 64 by 6 %; half a sphere, or lengths other than 1, are off by far more
     return Row("directions", words, FAULT if abs(ratio - 1) > 0.25 else OK)
 
 
@@ -196,7 +196,7 @@ def objective(copy: Target, convention: Convention) -> Row:
 
 
 def _width(copy: Target) -> str:
-    """Is P a mean or a sum over D?  Far from the origin it is all there is: S is bounded."""
+    """Is P a mean or a sum over D?  Far from the origin P dominates the loss, because S is bounded."""
     values = []
     for D in (1, 8):
         z = 1e3 * normal(32, D, seed=9)

@@ -28,7 +28,7 @@ MASKS = ("mask", "weights", "weight", "valid", "valid_mask", "sample_mask", "sam
 
 
 class NotCallable(TypeError):
-    """The target takes embeddings in no way that is known here."""
+    """The target could not be called with embeddings in any of the known forms."""
 
 
 def name_of(copy: Any) -> str:

@@ -1,4 +1,4 @@
-"""Is it Gaussian yet?  A report on embeddings, every number of it set against N(0, I) itself.
+"""Are embeddings Gaussian?  A report in which every number is compared with samples of N(0, I).
 
 A statistic alone says little: 1.3 may be noise at N = 64 and a certain departure at N = 4096, and
 eigenvalues spread under N(0, I) too.  So whatever is computed for z is computed for `num_null`
@@ -110,8 +110,8 @@ def gaussianity(
     The measures, all larger when less Gaussian:
 
     - `epps_pulley`, `anderson_darling`, `jarque_bera`, `vcreg`: means over random slices;
-    - `worst slice`: the largest Epps-Pulley value among these and the D coordinate axes, since random
-      slices average a single dead or quantised unit away;
+    - `worst slice`: the largest Epps-Pulley value among these and the D coordinate axes, since a single
+      dead or quantised unit hardly changes the mean over random slices;
     - `mean`: |mean(z)|;  `covariance`: Frobenius distance of the covariance to I, over sqrt(D);
     - `rank deficit`: D minus the effective rank.
 

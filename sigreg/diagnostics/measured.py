@@ -31,7 +31,7 @@ class Measured:
     value: float
     """SIGReg: the mean of Epps-Pulley over random slices."""
     value_z: float
-    """Of `value`."""
+    """The z-score of `value`."""
     expected: float
     """The mean of `value` under N(0, I): 1.0525."""
     reachable: float
@@ -41,17 +41,17 @@ class Measured:
     sd: float
     """The root of the mean variance of a coordinate; 1 under N(0, I)."""
     sd_z: float
-    """Of `sd`."""
+    """The z-score of `sd`."""
     offset: float
     """Length of the mean / (sd sqrt(D)): 1 where the mean of every coordinate is one `sd` from 0."""
     offset_z: float
-    """Of `offset`."""
+    """The z-score of `offset`."""
     spread: float
     """`sd` / root mean square of all entries: 0 where all rows are equal, 1 where their mean is 0."""
     effective_rank: float
     """exp(entropy of the normalised spectrum of the covariance), 1...D."""
     expected_effective_rank: float
-    """That of N samples of N(0, I)."""
+    """The approximate mean of `effective_rank` for N samples of N(0, I)."""
     rank: float
     """The rank of a Gaussian whose samples of this size have this effective rank; D under N(0, I)."""
     rank_of_directions: float
@@ -61,13 +61,13 @@ class Measured:
     unevenness: float
     """Variance of the spectrum / its squared mean, less what a finite N adds; 0 under N(0, I)."""
     unevenness_z: float
-    """Of `unevenness`."""
+    """The z-score of `unevenness`."""
     smallest_sd: float
     """The smallest standard deviation along the principal directions, of which there are at most N - 1."""
     largest_sd: float
     """The largest standard deviation along the principal directions."""
     expected_sds: tuple[float, float]
-    """About what `smallest_sd` and `largest_sd` are under N(0, I) (Marchenko and Pastur)."""
+    """Approximate values of `smallest_sd` and `largest_sd` under N(0, I) (Marchenko and Pastur)."""
     norm: float
     """The mean length of a row; about sqrt(D) under N(0, I)."""
     norm_variation: float
@@ -75,7 +75,7 @@ class Measured:
     row_mean: float
     """sd of the means of the rows / that of rows of independent coordinates."""
     row_mean_z: float
-    """Of `row_mean`."""
+    """The z-score of `row_mean`."""
     row_offset: float
     """Root mean square of the means of the rows / the sd that rows of independent coordinates have."""
     row_sd_variation: float
@@ -83,11 +83,11 @@ class Measured:
     tails: float
     """The mean excess kurtosis of random slices; 0 under N(0, I)."""
     tails_z: float
-    """Of `tails`."""
+    """The z-score of `tails`."""
     unit_tails: float
     """The mean excess kurtosis of coordinates; 0 under N(0, I)."""
     unit_tails_z: float
-    """Of `unit_tails`."""
+    """The z-score of `unit_tails`."""
     direction: Tensor
     """Unit vector `(D,)`: the least normal of the coordinates and the largest principal directions.
 
@@ -96,7 +96,7 @@ class Measured:
     direction_name: str = "the worst slice"
     """`direction` in words: "coordinate 3", "principal direction 1" or "the worst slice"."""
     direction_z: float = 0.0
-    """Of the departure from normality along `direction`."""
+    """The z-score of the departure from normality along `direction`."""
     direction_excess: float = 0.0
     """The excess kurtosis along `direction`."""
     direction_separation: float = 0.0
@@ -106,7 +106,7 @@ class Measured:
     persistence: float = 0.0
     """The correlation of consecutive rows; 0 for independent rows."""
     persistence_z: float = 0.0
-    """Of `persistence`."""
+    """The z-score of `persistence`."""
     smoothness: float = -0.5
     """The median cosine between consecutive differences of rows; -0.5 for independent rows."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sigreg.diagnostics.reachable import reference_points
 
-ENOUGH = 20  # rows below which the transformed skewness and kurtosis are not normal, and said to be 0
+ENOUGH = 20  # rows below which the transformed skewness and kurtosis are not normal, and reported as 0
 
 
 def chi_square_z(x: float, dof: float) -> float:

@@ -135,7 +135,7 @@ def centre(m: Measured) -> Iterator[Finding]:
 def rank(m: Measured) -> Iterator[Finding]:
     """Fewer dimensions than half, constant coordinates or directions, or uneven variances."""
     advice = "Raise lambda, make the projector narrower, or train on more varied data."
-    # extreme rows spread the spectrum of a sample; the directions of the rows know nothing of their lengths
+    # extreme rows spread the spectrum of a sample; the directions of the rows do not depend on their lengths
     full = max(m.rank, m.rank_of_directions) if heavy(m) else m.rank
     uneven = m.unevenness_z > CERTAIN
     if uneven and full - 1 < 0.5 * (m.D - 1):

@@ -25,7 +25,7 @@ def _bhep(s: Rows, beta: float) -> Tensor:
 
 
 def bhep(z: Tensor, beta: float = 1.0, *, weights: Tensor | None = None) -> Tensor:
-    r"""The BHEP statistic against N(0, I), nothing estimated.
+    r"""The BHEP statistic against N(0, I), without estimated parameters.
 
         T = N ∫ |phi_hat(t) - exp(-|t|^2/2)|^2 n(t) dt,   n the density of N(0, beta^2 I)
           = N [ mean_jk e^{-beta^2 |z_j - z_k|^2 / 2}
@@ -69,15 +69,15 @@ def henze_zirkler(z: Tensor, *, weights: Tensor | None = None) -> Tensor:
         HZ = BHEP_beta(y),   y_j = S^{-1/2} (z_j - mean)
         beta = ((2 D + 1) N / 4)^{1/(D+4)} / sqrt(2)
 
-    Standardisation: by the sample's own (weighted) mean and covariance S, divided by N, so HZ asks for
-    normality of any location and covariance.  It is a test of embeddings and not a regularizer.
+    Standardisation: by the sample's own (weighted) mean and covariance S (with the divisor N), so HZ tests
+    normality with any location and covariance.  It is a test of embeddings and not a regularizer.
 
     Args:
         z: embeddings, `(..., N, D)`, any floating dtype; computed in float64.
         weights: bool or non-negative floats that broadcast to `(..., N)`, as in `sigreg.functional.sigreg`.
 
     Returns:
-        `(...)`, times N.  By its authors' convention 4 N where S is singular, as it is of D or fewer rows.
+        `(...)`, times N.  By its authors' convention 4 N where S is singular, as it is for D or fewer rows.
 
     Raises:
         TypeError: `z` is not a floating-point tensor.

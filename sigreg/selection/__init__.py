@@ -56,7 +56,7 @@ class Ranking(NamedTuple):
     notes: list[str]
     """What to know before the first run is chosen."""
     correlation: float
-    """Spearman's, of a low score with a high value of `against`; NaN without `against`."""
+    """Spearman's rank correlation of a low score with a high value of `against`; NaN without `against`."""
 
     def rows(self) -> list[Row]:
         """The ranking as a table."""

@@ -33,7 +33,7 @@ def anderson_darling(x: Tensor | Sample, *, weights: Tensor | None = None, group
     Computed as A^2_min + 2 N sum_i p_i KL(u_i || F(x_(i))) with p_i = 1/N and u_i = (2i - 1)/(2N), A^2_min
     being the value where F(x_(i)) = u_i.  The Kullback-Leibler divergences of Bernoulli variables are never
     negative, and small where the sample is normal; the textbook's form subtracts two numbers near N, which
-    loses the more digits in float32 the larger N is.
+    in float32 loses more digits the larger N is.
     With weights, p_i = w_i / sum w and u_i lies in the middle of the i-th step.  In the tails the
     statistic grows like x^2 and its gradient like x, so that far samples are pulled back.
 

@@ -53,7 +53,7 @@ def jarque_bera(x: Tensor | Sample, *, weights: Tensor | None = None, group: Gro
 
 
 def extended_jarque_bera(x: Tensor | Sample, *, weights: Tensor | None = None, group: Group = None) -> Tensor:
-    r"""Jarque-Bera plus mean and standard deviation, so that only N(0,1)'s moments are left.
+    r"""Jarque-Bera plus mean and standard deviation: 0 only if the first four moments are those of N(0,1).
 
         EJB(x) = N/6 [ skewness^2 + (kurtosis - 3)^2 / 4 ] + N [ mean^2 + 2 (sd - 1)^2 ]
 

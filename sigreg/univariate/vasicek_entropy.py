@@ -32,9 +32,9 @@ def vasicek_entropy(
         group: the processes that share the sample: None (this one alone), "auto" or a process group,
             which gathers the sample.
         m: the window, 1...N-1.  By default sqrt(N) rounded to the nearest integer, as in SciPy, but at most
-            (N - 1) // 2 and at least 1.  N counts valid rows in the default, all rows in the bound of an m
-            that is given: with a mask, an m of the number of valid rows or more is accepted, where removing
-            the other rows would make it an error.
+            (N - 1) // 2 and at least 1.  For the default, N is the number of valid rows; an m that is given
+            is compared with the number of all rows, so that with a mask a larger m is accepted than if the
+            masked rows had been removed.
 
     Returns:
         `(..., K)`; H equals `scipy.stats.differential_entropy(x, method="vasicek")`.

@@ -22,7 +22,7 @@ def vcreg(x: Tensor | Sample, *, weights: Tensor | None = None, group: Group = N
         vcreg(x) = N [ mean(x)^2 + 2 (sd(x) - 1)^2 ],   sd(x)^2 = mean((x - mean(x))^2)
 
     Under N(0,1) it tends to a chi-squared variable with 2 degrees of freedom.  Near sd = 1 the
-    second term is the textbook's (sd^2 - 1)^2 / 2; unlike that one, its gradient does not
+    second term equals the usual (sd^2 - 1)^2 / 2 to second order; unlike that one, its gradient does not
     vanish while the sample collapses onto a point, so that `{"epps_pulley": 1, "vcreg": 0.1}` leaves a
     collapse.  It does not depend on shape: a two-point sample at -1 and 1 scores 0.
 
