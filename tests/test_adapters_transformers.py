@@ -159,6 +159,11 @@ def test_what_cannot_be_honoured_is_refused(adapter, settings, words):
         adapter.SIGRegTrainer(Model(), batches(1), **settings)
 
 
+def test_a_weight_given_as_sigreg_is_named(adapter):
+    with pytest.raises(TypeError, match=r"sigreg must be a SIGReg, such as .* got 0\.05"):
+        adapter.SIGRegTrainer(Model(), batches(1), sigreg=0.05)
+
+
 def test_a_mask_that_does_not_fit_is_an_error(adapter):
     batch = batches(1)[0] | {"attention_mask": torch.ones(N, L, L)}
     with pytest.raises(TypeError, match="attention_mask"):

@@ -18,6 +18,7 @@ from transformers import Trainer
 
 from sigreg import SIGReg
 from sigreg.microbatches import DRIFT
+from sigreg.regularizer import regularizer
 from sigreg.replay import Called, random_state, set_random_state
 from sigreg_adapters.last_batch import weights_of_one_row
 from sigreg_adapters.pooling import NAMES, Pooled, Pooling, pooled
@@ -45,8 +46,8 @@ class SIGRegTrainer(Trainer):
 
     Raises:
         ValueError: a negative weight, an unknown pooling, SIGReg with a memory, several GPUs in one process.
-        TypeError: at the first step, a base model without `last_hidden_state (B, L, D)`, or a decoder without
-            `decoder_attention_mask`.
+        TypeError: sigreg is not a module such as `SIGReg`; at the first step, a base model without
+            `last_hidden_state (B, L, D)`, or a decoder without `decoder_attention_mask`.
         RuntimeError: a microbatch whose second encoding differs from its first.
 
     Example:
@@ -84,7 +85,7 @@ class SIGRegTrainer(Trainer):
         if self.args.n_gpu > 1:
             raise ValueError("DataParallel splits a batch where SIGReg cannot follow; launch with torchrun")
         self.sigreg_weight, self.pooling = sigreg_weight, pooling
-        self.sigreg = SIGReg() if sigreg is None else sigreg
+        self.sigreg = regularizer(sigreg)
         if self.sigreg.memory is not None:
             raise ValueError(
                 "SIGReg's memory serves small batches; here, accumulate more microbatches instead"
