@@ -46,6 +46,22 @@ def test_padded_sequences_equal_loops_over_the_valid_steps(samples, window):
     assert int(criterion.sigreg.step) == 1
 
 
+@pytest.mark.filterwarnings("ignore::sigreg.regularizer.SampleAxisWarning")
+@pytest.mark.parametrize(("rows", "sd"), [(1, 0.0), (2, 0.43), (4, 0.74), (8, 0.87), (32, 0.97)])
+def test_few_rows_are_pulled_together_as_docs_sequences_says(rows, sd):
+    """The mean value of Gaussian steps of so few rows is least at this standard deviation."""
+    x, mask = normal(20_000, rows + 1, 1).double(), torch.arange(rows + 1) < rows
+
+    def slope(scale, **settings):
+        scale = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+        SIGReg(num_slices=1, **settings)(scale * x, mask).backward()
+        return float(scale.grad)
+
+    assert slope(sd + 0.02) > 0
+    assert sd == 0 or slope(sd - 0.02) < 0
+    assert slope(sd, unbiased=True) < 0 if rows > 1 else slope(0.5, unbiased=True) == 0
+
+
 @pytest.mark.parametrize("settings", [{"samples": "time"}, {"window": 4}, {"window": 1}, {"window": 3.0}])
 def test_bad_settings_are_named(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
