@@ -85,6 +85,16 @@ def test_reports_of_users_are_the_values_at_collapse() -> None:
     assert_close(float(epps_pulley(torch.zeros(16, 1, dtype=torch.float64))), collapsed_value(16))
 
 
+@pytest.mark.parametrize("N", [1, 2, 3, 3.5, 4, 8])
+def test_the_reachable_value_of_few_rows_is_the_minimum_over_all_scales(N: float) -> None:
+    """At full rank every slice is N(0, s^2): N (psi - phi)^2 + 1 - psi^2, psi = exp(-s^2 t^2 / 2)."""
+    t = torch.linspace(0, 3, 17, dtype=torch.float64)
+    phi = (-t.square() / 2).exp()
+    psi = (-torch.linspace(0, 1.2, 2401, dtype=torch.float64)[:, None].square() * t.square() / 2).exp()
+    values = 2 * torch.trapezoid((N * (psi - phi).square() + 1 - psi.square()) * phi, t)
+    assert reachable_value(64, N, 64) == pytest.approx(float(values.min()), rel=1e-4)
+
+
 def test_what_can_be_reached_rises_with_n_and_falls_with_the_rank() -> None:
     assert [round(reachable_value(9, N, 192), 1) for N in (128, 256, 1024)] == [4.2, 7.5, 26.9]
     values = [reachable_value(r, 256, 64) for r in (1, 2, 8, 32, 63, 64)]

@@ -105,7 +105,7 @@ def reachable_value(rank: float, N: float, D: int, grid: str = "reference") -> f
         raise ValueError(f"rank={rank} must lie in 1...D and N be at least 1; D={D}, N={N}")
     phi, w = reference_points(grid)
     t2 = -2 * phi.log()
-    low, high = math.log(0.5), math.log(4 * D / rank)
+    low, high = math.log(0.5 if N >= 4 else 1e-6), math.log(4 * D / rank)  # of one row the best scale is 0
     best = math.inf
     for _ in range(_ROUNDS):
         log_scale = torch.linspace(low, high, _SCALES, dtype=torch.float64)
