@@ -24,7 +24,7 @@ from sigreg.univariate.epps_pulley import epps_pulley
 from sigreg.univariate.statistic import Choice, describe
 
 _REMEMBERED = 256  # calls whose step a recomputation during backward can find again
-_FEW, _MANY = 8, 32  # warn of fewer samples than this beside at least so many leading indices
+_FEW, _MANY = 16, 32  # warn of fewer samples beside so many leading indices; LeJEPA has up to 10 views
 
 
 class SampleAxisWarning(UserWarning):
@@ -165,15 +165,15 @@ class SIGReg(nn.Module):
         return value
 
     def _warn_about_sample_axis(self, z: Tensor, group: BatchGroup) -> None:
-        """Warn once of few samples and many leading indices, as when (B, T, D) was not transposed."""
+        """Warn once of few samples and many leading indices: (B, T, D) or (N, V, D) was not transposed."""
         if torch.compiler.is_compiling() or self._axis_warned or self.memory is not None:
             return
         if z.shape[-2] * group.size < _FEW and max(z.shape[:-2], default=0) >= _MANY:
             self._axis_warned = True
             warnings.warn(
                 f"SIGReg tests {z.shape[-2]} samples for each of {tuple(z.shape[:-2])} leading indices; if "
-                "the batch is the first dimension, as in (B, T, D), transpose it to (T, B, D), or use "
-                "sigreg.sequences",
+                "the batch is the first dimension, as in (B, T, D) or (N, V, D), pass z.transpose(0, 1), or "
+                "use sigreg.sequences",
                 SampleAxisWarning,
                 stacklevel=4,
             )

@@ -68,14 +68,16 @@ def test_bad_settings_are_named(settings):
         SequenceSIGReg(**settings)
 
 
-def test_few_samples_beside_a_large_leading_axis_are_a_warning_once():
-    sigreg, z = SIGReg(num_slices=4), normal(64, 5, D)
+@pytest.mark.parametrize("rows", [5, 10])  # time steps; views, of which LeJEPA has up to ten
+def test_few_samples_beside_a_large_leading_axis_are_a_warning_once(rows):
+    sigreg, z = SIGReg(num_slices=4), normal(64, rows, D)
     with pytest.warns(SampleAxisWarning, match="transpose"):
         sigreg(z)
     with warnings.catch_warnings():
         warnings.simplefilter("error", SampleAxisWarning)
         sigreg(z)
         SIGReg(num_slices=4)(z.transpose(0, 1))
+        SIGReg(num_slices=4)(normal(64, 16, D))
         SIGReg(num_slices=4, memory=32)(z)
         torch.compile(SIGReg(num_slices=4), fullgraph=True, backend="eager")(z)
 
