@@ -157,6 +157,20 @@ def test_a_copy_of_the_module_is_not_watched():
     assert look(monitor, module, step)["gaussianity/sd"] < 2
 
 
+def test_a_module_that_is_watched_can_be_saved_and_its_copy_is_not_watched(lightning, tmp_path):
+    """As in a checkpoint whose hyperparameters contain the criterion."""
+    saved = tmp_path / "criterion.pt"
+
+    def training_step(self, batch, _):
+        torch.save(self.criterion, saved)
+        torch.load(saved, weights_only=False)(100 * self.head(batch))
+        return self.criterion(self.head(batch))
+
+    monitor = GaussianityMonitor(every_n_steps=1)
+    fit(lightning, monitor, method(lightning, training_step=training_step))
+    assert monitor.last["gaussianity/sd"] < 2
+
+
 def test_a_step_that_raised_leaves_neither_hook_nor_tensors(lightning):
     def training_step(self, batch, _):
         self.criterion(self.head(batch))

@@ -19,6 +19,7 @@ from sigreg import SIGReg
 from sigreg.arguments import assert_int, assert_number
 from sigreg.collectives import resolve
 from sigreg.diagnostics import BatchDiagnosis, Diagnosis, diagnose_batch
+from sigreg.sample import described
 
 # The package of the program: importing the other one as well would configure its logging a second time.
 if find_spec("lightning") and ("lightning.pytorch" in sys.modules or "pytorch_lightning" not in sys.modules):
@@ -100,6 +101,7 @@ class GaussianityMonitor(Callback):
         self._forget()
         self._looking = False
         self._calls: list[tuple[Tensor, Tensor | None]] = []
+        self._nothing = ""  # why there are none
         self._handle: RemovableHandle | None = None
         self._group: Any = "auto"
         self._name = ""
@@ -125,28 +127,32 @@ class GaussianityMonitor(Callback):
             getattr(watched, "group", None) or "auto"
         )  # a loss of one rank's batch is reported for all
         self._name = next(name for name, module in pl_module.named_modules() if module is watched)
-        signature = inspect.signature(watched.forward)
+        self._handle = watched.register_forward_hook(_Keep(self), with_kwargs=True)
 
-        def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            # The forward pass that checkpointing repeats during backward is not another call, a copy of the
-            # module (as of averaged weights) not this one.
-            recomputed = torch._C._current_graph_task_id() != -1
-            if not self._looking or module is not watched or recomputed or torch.compiler.is_compiling():
-                return
-            if isinstance(module, SIGReg):
-                given = signature.bind(*args, **kwargs).arguments
-                self._calls.append((next(iter(given.values())).detach(), given.get("weights")))
-            else:
-                z = output[-1] if isinstance(output, (tuple, list)) else output
-                self._calls.append((z.detach().reshape(-1, z.shape[-1]), None))
-
-        self._handle = watched.register_forward_hook(keep, with_kwargs=True)
+    def _keep(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Keep what the criterion was given, or what a module without SIGReg returned."""
+        # The forward pass that checkpointing repeats during backward is not another call.
+        recomputed = torch._C._current_graph_task_id() != -1
+        if not self._looking or recomputed or torch.compiler.is_compiling():
+            return
+        if isinstance(module, SIGReg):
+            given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+            self._calls.append((next(iter(given.values())).detach(), given.get("weights")))
+            return
+        outputs = output if isinstance(output, (tuple, list)) else [output]
+        z = next((z for z in reversed(outputs) if isinstance(z, Tensor)), None)
+        if z is None or z.ndim < 2 or not z.is_floating_point():
+            got = f"{tuple(z.shape)} of {z.dtype}" if isinstance(z, Tensor) else described(output)
+            self._nothing = f"it returned {got}; expected a floating-point (..., N, D), of a tuple the last"
+            return
+        self._calls.append((z.detach().reshape(-1, z.shape[-1]), None))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         step, every = trainer.global_step, self.every_n_steps
         self._looking = self._looked is None or step // every != self._looked // every
         if self._looking:
             self._looked = step
+            self._nothing = "it was not called in the training step, or only in what torch.compile compiled"
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         calls, self._calls = self._calls, []
@@ -157,9 +163,7 @@ class GaussianityMonitor(Callback):
             shapes = [f"({', '.join(map(str, (*z.shape[:-2], 'N', z.shape[-1])))})" for z, _ in calls]
             resolve(self._group).assert_equal(calls=shapes)
             if not calls:
-                raise ValueError(
-                    "it was not called in the training step, or only in what torch.compile compiled"
-                )
+                raise ValueError(self._nothing)
             found = diagnose_batch(calls, group=self._group, num_slices=self.num_slices)
         except (ValueError, RuntimeError) as reason:  # the same on every rank
             self._warn(trainer, f"no report on {self._name}: {reason}")
@@ -224,6 +228,20 @@ class GaussianityMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._looked, self._collapsed = state_dict["looked"], state_dict["collapsed"]
+
+
+class _Keep:
+    """The forward hook of a monitor; in a copy or a pickle of the module it does nothing."""
+
+    def __init__(self, monitor: GaussianityMonitor | None = None) -> None:
+        self.monitor = monitor
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self.monitor is not None:
+            self.monitor._keep(module, args, kwargs, output)
+
+    def __reduce__(self) -> tuple[type[_Keep], tuple[()]]:
+        return _Keep, ()
 
 
 def _watched(pl_module: nn.Module, name: str | None) -> nn.Module:
