@@ -1,9 +1,6 @@
 """Runs are ranked by their training loss within one objective, and refused across objectives."""
 
-import csv
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -212,6 +209,7 @@ def test_equal_accuracies_share_a_rank_and_missing_ones_are_left_out():
         ("runs.csv", TypeError, "of a CSV file: rank_runs"),
         ([], ValueError, "holds no run"),
         ({"loss": [1, 2], "lr": [1]}, ValueError, "different lengths"),
+        ({"loss": 1, "lr": 2}, TypeError, "a dict of columns or a DataFrame, got dict"),
         ([{"train_loss": 1}], ValueError, "no column 'loss'; it has train_loss"),
         ([{"loss": "low"}], ValueError, "holds 'low'; expected numbers"),
     ],
@@ -226,67 +224,34 @@ def test_numbers_of_torch_and_numpy_are_numbers():
     assert (run.loss, run.settings["lr"]) == (0.5, 2.0)
 
 
-# --- the command line ---
+def test_a_setting_named_as_a_column_of_the_ranking_stands_beside_it(tmp_path):
+    runs = [{"rank": 4, "score": 7, "loss": 0.3}, {"rank": 8, "score": 7, "loss": 0.2}]  # rank: of LoRA
+    ranking = rank_runs(runs, by=["rank", "score"])
+    assert repr(ranking).splitlines()[0].split("  ")[-2:] == ["setting rank", "setting score"]
+    first = {"rank": 1, "score": 0.2, "loss": 0.2, "runs": 1, "setting rank": 8, "setting score": 7}
+    assert ranking.rows()[0] == first
+    write_csv(tmp_path / "ranked.csv", ranking.rows())
+    assert read_csv(tmp_path / "ranked.csv")[0] == first
 
 
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "runs.csv"
-    with open(path, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(RUNS[0]))
-        writer.writeheader()
-        writer.writerows([*RUNS, RUNS[0] | {"batch_size": 256, "loss": 0.1}])
-    return path
+def test_settings_within_a_setting_are_compared():
+    runs = [run | {"method_kwargs": {"t_max": t}} for run, t in zip(RUNS, (3, 3, 5), strict=True)]
+    with pytest.raises(ValueError, match=r"method_kwargs.t_max is 3 in 2 runs and 5 in 1"):
+        rank_runs(runs)
+    assert names(rank_runs([run | {"method_kwargs": {"t_max": 3}} for run in RUNS])) == ["a", "b", "c"]
 
 
-def test_the_command_ranks_a_csv_file_and_writes_the_ranking(file, tmp_path):
-    out = tmp_path / "ranked.csv"
-    arguments = [str(file), "--where", "batch_size=64", "--by", "name,lr", "--out", str(out)]
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    printed = [line.split() for line in done.stdout.splitlines()]
-    assert printed == [
-        ["rank", "score", "loss", "runs", "name", "lr"],
-        ["1", "0.2", "0.2", "1", "a", "0.02"],
-        ["2", "0.3", "0.3", "1", "b", "0.01"],
-        ["3", "0.4", "0.4", "1", "c", "0.03"],
-    ]
-    assert [row["name"] for row in read_csv(out)] == ["a", "b", "c"]
+def test_names_of_columns_need_not_be_text():
+    assert [run.loss for run in rank_runs(pd.DataFrame([[0.3], [0.2]]), loss="0").runs] == [0.2, 0.3]
 
 
-PROGRAM = """
-import runpy, sys
-sys.modules["pandas"] = None  # not there
-runpy.run_module("sigreg.selection", run_name="__main__")
-"""
+@pytest.mark.parametrize("empty", [pd.NA, pd.NaT, None, math.nan, ""])
+def test_an_empty_cell_of_any_library_is_empty(empty):
+    ranking = rank_runs([*RUNS, RUNS[0] | {"name": "lost", "loss": empty}])
+    assert names(ranking)[-1] == "lost"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ([], "batch_size is 64 in 3 runs and 256 in 1"),
-        (["--where", "batch_size=8"], "leaves no run; batch_size is 256, 64"),
-        (["--where", "width=8"], "expected COLUMN=VALUE with one of name, lr"),
-        (["--loss", "val"], "no column 'val'"),
-        (["nowhere.csv"], "nowhere.csv"),
-    ],
-)
-def test_a_table_that_cannot_be_ranked_is_one_line_and_status_2(arguments, says, file, capsys):
-    with pytest.raises(SystemExit) as exit:
-        main([str(file), *arguments])
-    assert exit.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("sigreg.selection: ")
-    assert says in line
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [(b"", "holds no run"), (b"loss\n1,2\n", "row 2 has more cells"), (b"\xff\xfe\x00", "not a CSV file")],
-)
-def test_a_malformed_file_is_one_line(content, says, tmp_path, capsys):
-    path = tmp_path / "bad.csv"
-    path.write_bytes(content)
-    with pytest.raises(SystemExit):
-        main([str(path)])
-    assert says in capsys.readouterr().err
+@pytest.mark.parametrize("alpha", ["0.4", math.nan, True])
+def test_an_alpha_that_is_no_number_is_named(alpha):
+    with pytest.raises((TypeError, ValueError), match=r"alpha=.*must be a number"):
+        rank_runs(RUNS, alpha=alpha)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from sigreg.arguments import assert_number
 from sigreg.selection.objective import (
     FIXED_ARE_FITTED,
     LAMBDA,
@@ -59,21 +60,17 @@ class Ranking(NamedTuple):
     """Spearman's rank correlation of a low score with a high value of `against`; NaN without `against`."""
 
     def rows(self) -> list[Row]:
-        """The ranking as a table."""
-        return [
-            {
-                "rank": rank,
-                "score": run.score,
-                "loss": run.loss,
-                "runs": run.runs,
-                **{column: run.settings[column] for column in self.compared},
-            }
-            for rank, run in enumerate(self.runs, start=1)
-        ]
+        """The ranking as a table; a compared column named as one of its own gets "setting " in front."""
+        rows: list[Row] = []
+        for rank, run in enumerate(self.runs, start=1):
+            own: Row = {"rank": rank, "score": run.score, "loss": run.loss, "runs": run.runs}
+            settings = {f"setting {c}" if c in own else c: run.settings[c] for c in self.compared}
+            rows.append(own | settings)
+        return rows
 
     def __repr__(self) -> str:
-        shown = [[_text(value) for value in row.values()] for row in self.rows()]
-        table = [["rank", "score", "loss", "runs", *self.compared], *shown]
+        rows = self.rows()
+        table = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
         if not math.isnan(self.correlation):
@@ -103,7 +100,8 @@ def rank_runs(
 
     Args:
         table: one entry for each run, with its loss at the end of training and its settings: a list of
-            dicts, a dict of columns, or a DataFrame of pandas or polars.
+            dicts, a dict of columns, or a DataFrame of pandas or polars.  Of settings within a setting
+            `{"method_kwargs": {"t_max": 3}}` the column is `method_kwargs.t_max`.
         loss: the column of the training loss.
         alpha: needed where lambda differs.  The paper uses about 0.4; 0 compares the loss as it is.  A run
             whose embeddings collapsed may have the lowest loss of all, most easily with a small lambda.
@@ -118,7 +116,7 @@ def rank_runs(
         A `Ranking`, best first.  Runs without a finite loss come last.
 
     Raises:
-        TypeError: `table` is no table.
+        TypeError: `table` is no table, or alpha no number.
         ValueError: runs of several objectives (the message names the settings that differ), lambda differs
             and alpha is not given, an unknown column, a loss that is no number, no finite loss.
 
@@ -137,6 +135,8 @@ def rank_runs(
     Source: LeJEPA, arXiv 2511.08544, which scales by lambda^alpha.
     """
     rows = rows_of(table)
+    if alpha is not None:
+        assert_number(alpha=alpha)
     by, objective, ignore = ([n] if isinstance(n, str) else list(n) for n in (by, objective, ignore))
     weights = lambda_param or next((column for column in rows[0] if named(column, LAMBDA)), None)
     for column in (loss, *([lambda_param] if lambda_param else []), *by, *objective, *([against or loss])):

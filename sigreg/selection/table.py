@@ -6,7 +6,7 @@ import contextlib
 import csv
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,6 +30,8 @@ Row: TypeAlias = "dict[str, Value]"
 def rows_of(table: Any) -> list[Row]:
     """One dict for each run; text that is a number or a truth value becomes one, empty cells None.
 
+    Names of columns become text, and a dict in a cell columns of its own, `name.key`.
+
     Args:
         table: a list of dicts, a dict of columns, or a DataFrame (pandas: `to_dict`; polars: `to_dicts`).
 
@@ -41,7 +43,7 @@ def rows_of(table: Any) -> list[Row]:
         table = to_dicts()
     elif callable(to_dict := getattr(table, "to_dict", None)):
         table = to_dict("records")
-    if isinstance(table, Mapping):
+    if isinstance(table, Mapping) and all(isinstance(column, Collection) for column in table.values()):
         lengths = {len(column) for column in table.values()}
         if len(lengths) > 1:
             raise ValueError(f"the columns have different lengths, {sorted(lengths)}; give one value a run")
@@ -54,12 +56,21 @@ def rows_of(table: Any) -> list[Row]:
         )
     if not rows:
         raise ValueError("the table holds no run; expected one row a run")
-    columns = list(dict.fromkeys(str(column) for row in rows for column in row))
+    rows = [dict(_flat(row)) for row in rows]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     return [{column: cell(row.get(column), column) for column in columns} for row in rows]
 
 
+def _flat(row: Mapping[Any, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
+
+
 def cell(value: Any, column: str = "") -> Value:
-    """A cell as a number, a truth value or text; None for an empty one and for NaN.
+    """A cell as a number, a truth value or text; None for an empty one, for NaN and pandas' NA and NaT.
 
     Text of a column in `NAMES` stays text, so that the hash "1e5" is no number.
     """
@@ -70,14 +81,16 @@ def cell(value: Any, column: str = "") -> Value:
         return value
     if not isinstance(value, float | int):
         text = str(value).strip()
+        if text in ("", "<NA>", "NaT"):
+            return None
         if re.split(r"[./]", column)[-1] in NAMES or "_" in text:  # "2024_01" is a number to Python
-            return text or None
+            return text
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
         for number in (int, float):
             with contextlib.suppress(ValueError):
                 return cell(number(text))
-        return text or None
+        return text
     return None if math.isnan(value) else value
 
 
