@@ -157,6 +157,16 @@ class Masked(Right):
         return super().forward(z if mask is None else z[mask])
 
 
+class Strict(Right):
+    """Checks what it is given, and has weights that are none of rows."""
+
+    def forward(self, z: Tensor, weights: tuple[float, float] = (1.0, 0.0)) -> Tensor:
+        if z.dtype != torch.float32:
+            raise ValueError("expected float32")
+        first, second = weights if isinstance(weights, tuple) else weights.tolist()
+        return first * super().forward(z) + second
+
+
 class MaskedByZeros(Right):
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         return super().forward(z if mask is None else z * mask[:, None])
@@ -182,6 +192,11 @@ class Pooled(Right):
 def right(z: Tensor, num_slices: int = 64) -> Tensor:
     """A function instead of a class."""
     return Right()(z)
+
+
+def nothing(z: Tensor) -> Tensor:
+    """0, whatever it is given."""
+    return 0 * z.sum()
 
 
 def takes_nothing() -> None:

@@ -133,11 +133,33 @@ def test_what_two_processes_cannot_find_by_its_name_is_refused(copy, got):
         next(check(copy))
 
 
+def test_a_copy_that_is_always_zero_is_faulty():
+    found = rows("tests.conformance_copies:nothing")
+    assert faults(found) == {"value", "scale, shift", "collapse"}
+    assert "blind to scale 1/10 and scale 2 and shift 2" in found["scale, shift"].found
+
+
+def test_a_copy_that_raises_is_faulty_and_the_checks_go_on():
+    found = rows("tests.conformance_copies:Strict")
+    assert faults(found) == {"bfloat16", "float16", "masks"}
+    assert found["bfloat16"].found == "raises expected float32"
+    assert found["masks"].found.startswith("weights= with one bool a row raises too many values")
+    assert found["time axis"].verdict == OK
+
+
 def test_settings_are_written_behind_the_name():
     assert parsed("a.b:C(x=1, y='z')") == ("a.b:C", {"x": 1, "y": "z"})
     assert parsed("a:b") == ("a:b", {})
-    with pytest.raises(SystemExit):
-        parsed("a:b(1)")
+
+
+@pytest.mark.parametrize("copy", ["a:b(1)", "a:b(x=y)", "a:b(x=", "sigreg:SIGReg(no_setting=1)", "a:b"])
+def test_what_cannot_be_called_is_one_line_and_status_2(copy, capsys):
+    try:
+        status = main([copy, "--one-process"])
+    except SystemExit as error:
+        status = error.code
+    assert status == 2  # 1 is a fault
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_the_exit_status_is_one_on_a_fault_and_the_tables_are_written(tmp_path, capsys):

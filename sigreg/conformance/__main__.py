@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import sigreg
-from sigreg.conformance import FAULT, NotCallable, Row, check, golden, ranks
+from sigreg.conformance import FAULT, Row, check, golden, ranks
 from sigreg.conformance.report import markdown, text
 
 
@@ -39,8 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("name at least one copy, as module:ClassOrFunction")
     sys.path.insert(0, "")  # as python -m would find it
     reports: dict[str, list[Row]] = {}
-    for copy in options.copies:
-        name, settings = parsed(copy)
+    for copy, (name, settings) in [(copy, parsed(copy)) for copy in options.copies]:
         heading = f"{copy}, {versions(name)}"
         print(f"\n{heading}")
         rows = reports[heading] = []
@@ -48,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             for row in check(name, settings, run=None if options.one_process else ranks.spawned):
                 rows.append(row)
                 print(text(row), flush=True)
-        except (NotCallable, ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
             print(f"  {type(error).__name__}: {error}", file=sys.stderr)
             return 2
     if options.markdown:
@@ -62,10 +61,14 @@ def main(arguments: list[str] | None = None) -> int:
 def parsed(copy: str) -> tuple[str, dict[str, Any]]:
     """`module:Name(key=value)` as the name and its settings, which must be literals."""
     name, bracket, arguments = copy.partition("(")
-    call = ast.parse(f"f({arguments}" if bracket else "f()", mode="eval").body
-    if not isinstance(call, ast.Call) or call.args:
-        raise SystemExit(f"{copy!r} is not module:Name or module:Name(key=value, ...)")
-    return name, {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    try:
+        call = ast.parse(f"f({arguments}" if bracket else "f()", mode="eval").body
+        if isinstance(call, ast.Call) and not call.args:
+            return name, {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError):
+        pass
+    print(f"{copy!r} is not module:Name or module:Name(key=literal, ...)", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def versions(name: str) -> str:
