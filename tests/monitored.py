@@ -53,7 +53,7 @@ def fit(pl, monitor, model=None, *, scale=1.0, z=None, ckpt_path=None, **trainer
 class Trainer:
     """What the callback asks of a trainer."""
 
-    global_step, is_global_zero, loggers, should_stop = 0, True, (), False
+    global_step, is_global_zero, loggers, should_stop, accumulate_grad_batches = 0, True, (), False, 1
     strategy = types.SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
 
 

@@ -102,7 +102,8 @@ def test_it_looks_every_n_optimizer_steps_once_whatever_the_accumulation():
     fit(pl, Spy(every_n_steps=2), z=normal(64 * 8, 8))
     assert looks == [1, 3, 5, 7]  # at the end of steps 0, 2, 4, 6
     looks.clear()
-    fit(pl, Spy(every_n_steps=2), z=normal(64 * 8, 8), accumulate_grad_batches=2)
+    with pytest.warns(UserWarning, match="accumulate_grad_batches=2 averages criterion over microbatches"):
+        fit(pl, Spy(every_n_steps=2), z=normal(64 * 8, 8), accumulate_grad_batches=2)
     assert looks == [0, 2]  # in the first batch of optimizer steps 0 and 2
 
 

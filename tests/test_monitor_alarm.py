@@ -42,7 +42,10 @@ def test_a_healthy_run_and_one_of_moderate_rank_raise_no_alarm(lightning):
 def test_a_collapse_that_passes_within_patience_raises_no_alarm(recwarn):
     module, monitor = Module(criterion=SIGReg(num_slices=8)), GaussianityMonitor(every_n_steps=1, patience=2)
     trainer = types.SimpleNamespace(
-        **{n: getattr(Trainer, n) for n in ("is_global_zero", "loggers", "strategy")}
+        **{
+            n: getattr(Trainer, n)
+            for n in ("accumulate_grad_batches", "is_global_zero", "loggers", "strategy")
+        }
     )
     for step, scale in enumerate((0, 1, 0, 1)):
         trainer.global_step = step
@@ -100,7 +103,8 @@ def trained_on_rank():
         dist.all_reduce(votes)
         return bool(votes > 0)
 
-    trainer = types.SimpleNamespace(global_step=0, is_global_zero=rank == 0, loggers=(), should_stop=False)
+    trainer = Trainer()
+    trainer.is_global_zero = rank == 0
     trainer.strategy = types.SimpleNamespace(reduce_boolean_decision=reduce_boolean_decision)
     monitor = GaussianityMonitor(patience=1, stop_on_collapse=True)
     z = VIEWS.split((40, 24), dim=1)[rank]

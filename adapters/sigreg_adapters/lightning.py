@@ -31,6 +31,8 @@ else:
 class GaussianityMonitor(Callback):
     """Logs how Gaussian the embeddings are that SIGReg is given, and warns when they collapse.
 
+    It also warns of `Trainer(accumulate_grad_batches=...)`, which averages SIGReg over microbatches.
+
     Every `every_n_steps` optimizer steps it takes what `SIGReg.forward` received in that step: all views, all
     calls, with their weights, on all ranks.  The ranks exchange sums, so that the report is that of the whole
     batch.  It is averaged over views, as the loss is, and uses other directions than the loss.
@@ -128,6 +130,13 @@ class GaussianityMonitor(Callback):
         )  # a loss of one rank's batch is reported for all
         self._name = next(name for name, module in pl_module.named_modules() if module is watched)
         self._handle = watched.register_forward_hook(_Keep(self), with_kwargs=True)
+        if isinstance(watched, SIGReg) and trainer.accumulate_grad_batches > 1:
+            self._warn(
+                trainer,
+                f"accumulate_grad_batches={trainer.accumulate_grad_batches} averages {self._name} over "
+                "microbatches, which is not its value on the whole batch; sigreg.microbatches.backward, with "
+                "manual optimization, has that",
+            )
 
     def _keep(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Keep what the criterion was given, or what a module without SIGReg returned."""
