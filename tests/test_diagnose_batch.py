@@ -109,6 +109,21 @@ def test_what_cannot_be_diagnosed_is_named(calls, says):
         diagnose_batch(calls)
 
 
+@pytest.mark.parametrize(
+    ("z", "weights", "error", "says"),
+    [
+        (normal(8), None, ValueError, r"expected \(..., N, D\), got shape \(8,\)"),
+        (normal(8, 4).numpy(), None, TypeError, "got a ndarray; convert it with torch.as_tensor"),
+        (normal(8, 4), torch.ones(3), ValueError, r"weights of shape \(3,\) do not broadcast to \(8,\)"),
+        (normal(8, 4), [1.0] * 8, TypeError, "weights must be a bool or floating-point tensor, got a list"),
+        (1e80 * normal(8, 4).double(), None, ValueError, "fourth powers leave float64"),
+    ],
+)
+def test_embeddings_and_weights_that_do_not_fit_are_named(z, weights, error, says):
+    with pytest.raises(error, match=says):
+        diagnose_batch([(z, weights)])
+
+
 @pytest.mark.parametrize("calls", [normal(8, 4), [normal(2, 8, 4)], [normal(8, 4), normal(8, 4)]])
 def test_embeddings_that_are_not_in_pairs_are_named(calls):
     with pytest.raises(TypeError, match=r"a pair \(z, weights\) for each call; of one z: \[\(z, None\)\]"):

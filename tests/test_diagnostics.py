@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sigreg.diagnostics import Gaussianity, diagnose, gaussianity
+from sigreg.diagnostics import Gaussianity, diagnose, diagnose_batch, gaussianity, reachable_value
 from tests.samples import normal
 
 
@@ -157,3 +157,33 @@ def test_squares_beyond_float32_are_an_error_with_a_reason() -> None:
     assert not report(1e18 * normal(48, 6)).gaussian
     with pytest.raises(ValueError, match=r"as large as .e\+30, whose squares leave float32"):
         gaussianity(1e30 * normal(48, 6))
+
+
+@pytest.mark.parametrize("seed", [0.5, None, True])
+def test_a_seed_that_is_no_int_is_named(seed: object) -> None:
+    z = normal(8, 4)
+    calls: list[Callable[..., object]] = [
+        gaussianity,
+        diagnose,
+        lambda z, seed: diagnose_batch([(z, None)], seed=seed),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=f"seed={seed} must be an int"):
+            call(z, seed=seed)
+
+
+def test_numbers_whose_fourth_powers_leave_float64_are_named() -> None:
+    with pytest.raises(ValueError, match=r"as large as .e\+80, whose fourth powers leave float64"):
+        diagnose(1e80 * normal(20, 4).double())
+
+
+def test_a_default_device_changes_nothing() -> None:
+    """As torch.set_default_device("cuda") of a training script beside embeddings of the CPU."""
+    z = normal(8, 3)
+    with torch.device("meta"):
+        found = (report(z), diagnose(z), diagnose_batch([(z, None)]).diagnosis, reachable_value(1.5, 8, 3))
+    reachable_value.cache_clear()
+    assert [f"{x!r}" for x in found] == [
+        f"{x!r}"
+        for x in (report(z), diagnose(z), diagnose_batch([(z, None)]).diagnosis, reachable_value(1.5, 8, 3))
+    ]

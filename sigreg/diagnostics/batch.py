@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sigreg.arguments import assert_int
-from sigreg.collectives import Group
+from sigreg.collectives import Group, resolve
 from sigreg.diagnostics.findings import Diagnosis, named_findings
 from sigreg.diagnostics.measured import Moments, per_row
 from sigreg.diagnostics.null import excess_kurtosis, kurtosis_z
 from sigreg.directions import gaussian
-from sigreg.sample import Sample
+from sigreg.sample import Sample, checked, weights_of_rows
 from sigreg.univariate import epps_pulley
 
 SEED = 0x100C  # other slices than a loss has whose seed is small
@@ -81,9 +81,11 @@ def diagnose_batch(
         need the rows themselves: two clusters along a direction, and rows that continue one another.
 
     Raises:
-        TypeError: a call is no pair (z, weights), or num_slices is no int.
-        ValueError: num_slices < 1, no call, widths that differ, fewer than two rows, or embeddings that are
-            not finite (on every process, if they are so on one).
+        TypeError: a call is no pair (z, weights), z is no floating-point tensor, weights are neither bool nor
+            floating-point, or num_slices or seed is no int.
+        ValueError: num_slices < 1, no call, widths that differ, z with fewer than two dimensions, weights
+            that do not fit, fewer than two rows, or embeddings that are not finite or have fourth powers that
+            are not (on every process, if they are so on one).
 
     Example:
         >>> import torch
@@ -95,8 +97,10 @@ def diagnose_batch(
         all rows are 0; SIGReg is 102.924, its value at an exact collapse, 0.40205 N
     """
     assert_int(1, num_slices=num_slices)
+    assert_int(seed=seed)
     if not all(isinstance(call, (tuple, list)) and len(call) == 2 for call in calls):
         raise TypeError("calls must hold a pair (z, weights) for each call; of one z: [(z, None)]")
+    calls = [(checked(z, resolve(group), weights), weights) for z, weights in calls]
     widths = sorted({z.shape[-1] for z, _ in calls})
     if len(widths) != 1:
         raise ValueError(f"expected calls with embeddings of one width, got {widths or 'no call'}")
@@ -118,7 +122,10 @@ def diagnose_batch(
         host = _to_host(mean)  # the only wait for the device
     N, spectrum, direction = float(host["N"]), host["spectrum"], host["direction"].to(axes.dtype)
     if not host["finite"]:
-        raise ValueError("the embeddings hold inf or nan; look for the step where the loss became non-finite")
+        raise ValueError(
+            "the embeddings hold inf or nan, or numbers whose fourth powers leave float64; look for the step "
+            "where the loss became non-finite"
+        )
     if N < 2:
         raise ValueError("no view has two rows or more; a data loader's last batch may be that small")
     numbers, squares = host["of_rows"].reshape(2, 3)
@@ -154,7 +161,7 @@ class _Rows:
     def __init__(self, z: Tensor, weights: Tensor | None, group: Group) -> None:
         views = math.prod(z.shape[:-2])  # -1 is ambiguous where N is 0
         if weights is not None:
-            weights = weights.expand(z.shape[:-1]).reshape(views, z.shape[-2])
+            weights = weights_of_rows(weights, z).reshape(views, z.shape[-2])
         z = z.cpu() if z.device.type == "mps" else z  # which has no float64
         weights = weights if weights is None else weights.to(z.device)
         self.sample = Sample(z.reshape(views, *z.shape[-2:]), weights, group)

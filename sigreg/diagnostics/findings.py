@@ -78,8 +78,8 @@ def diagnose(z: Tensor | Any, *, num_slices: int = 256, seed: int = 0) -> Diagno
         A `Diagnosis`: `findings`, empty for healthy embeddings, and `measured`.
 
     Raises:
-        TypeError: z is not a floating-point tensor or array, or num_slices is no int.
-        ValueError: z is not (N, D), N < 2, z is not finite, or num_slices < 1.
+        TypeError: z is not a floating-point tensor or array, or num_slices or seed is no int.
+        ValueError: z is not (N, D), N < 2, z or its fourth powers are not finite, or num_slices < 1.
 
     Example:
         >>> import torch
@@ -92,10 +92,16 @@ def diagnose(z: Tensor | Any, *, num_slices: int = 256, seed: int = 0) -> Diagno
         all rows are 0; SIGReg is 102.924, its value at an exact collapse, 0.40205 N
     """
     assert_int(1, num_slices=num_slices)
+    assert_int(seed=seed)
     z = embeddings(z)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         if not z.isfinite().all():
             raise ValueError("z holds inf or nan; look for the step where the loss stopped being finite")
+        largest = z.abs().max().double()
+        if not (largest**4 * z.numel() ** 2).isfinite():
+            raise ValueError(
+                f"z holds numbers as large as {largest:.0e}, whose fourth powers leave float64; scale it"
+            )
         measured = measure(z, num_slices=num_slices, seed=seed)
     return Diagnosis(list(named_findings(measured)), measured)
 

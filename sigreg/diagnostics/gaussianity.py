@@ -134,7 +134,7 @@ def gaussianity(
 
     Raises:
         TypeError: `z` is not a floating-point tensor or array, weights are neither bool nor floating-point,
-            or num_slices or num_null is no int.
+            or num_slices, num_null or seed is no int.
         ValueError: z is not (N, D), fewer than two rows count, one of them is not finite or has squares that
             are not, unusable weights,
             num_slices < 1, or num_null < 19 (no verdict at 1 in 20).
@@ -147,6 +147,7 @@ def gaussianity(
     """
     assert_int(1, num_slices=num_slices)
     assert_int(19, num_null=num_null)  # fewer cannot tell 1 in 20
+    assert_int(seed=seed)
     z = embeddings(z)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         z, w = _counted(z, as_tensor(weights))

@@ -86,10 +86,10 @@ def value_sd(K: int, D: int) -> float:
         x = u[:, None, None] * t[:, None] * t
         return (factor * ((x.cosh() - 1).square() + x.sinh().square())).sum((1, 2))
 
-    one = float(covariance(torch.ones(1, dtype=torch.float64)))
+    one = float(covariance(t.new_ones(1)))
     if D == 1:
         return math.sqrt(one)
-    angle = (torch.arange(2000, dtype=torch.float64) + 0.5) * (math.pi / 2000)
+    angle = (torch.arange(2000, dtype=torch.float64, device=t.device) + 0.5) * (math.pi / 2000)
     density = angle.sin().pow(D - 2)
     two = float((density * covariance(angle.cos())).sum() / density.sum())
     return math.sqrt(one / K + (1 - 1 / K) * two)

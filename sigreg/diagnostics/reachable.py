@@ -93,6 +93,7 @@ def reachable_value(rank: float, N: float, D: int, grid: str = "reference") -> f
         2 % at N = 32, because for a finite N the minimum is at a smaller scale.
 
     Raises:
+        TypeError: N is no number.
         ValueError: a rank outside 1...D, N < 1, or an unknown grid.
 
     Example:
@@ -101,14 +102,15 @@ def reachable_value(rank: float, N: float, D: int, grid: str = "reference") -> f
         >>> round(reachable_value(192, 1024, 192), 2)
         1.05
     """
-    if not 1 <= rank <= D or N < 1:
-        raise ValueError(f"rank={rank} must lie in 1...D and N be at least 1; D={D}, N={N}")
+    assert_number(1, N=N)
+    if not 1 <= rank <= D:
+        raise ValueError(f"rank={rank} must lie in 1...D; D={D}, N={N}")
     phi, w = reference_points(grid)
     t2 = -2 * phi.log()
     low, high = math.log(0.5 if N >= 4 else 1e-6), math.log(4 * D / rank)  # of one row the best scale is 0
     best = math.inf
     for _ in range(_ROUNDS):
-        log_scale = torch.linspace(low, high, _SCALES, dtype=torch.float64)
+        log_scale = torch.linspace(low, high, _SCALES, dtype=torch.float64, device=phi.device)
         c = log_scale.exp()[:, None] * t2  # (scales, points)
         modulus, real = _beta_mean(c, rank, D), _beta_mean(c / 2, rank, D)
         values = N * (w * ((1 - 1 / N) * modulus + 1 / N - 2 * phi * real + phi.square())).sum(1)
@@ -138,12 +140,12 @@ def _beta_mean(c: Tensor, rank: float, D: int) -> Tensor:
     exp(-c (1 - cos(2 pi / s))) <= exp(-72).  What remains is rounding in the exponents, eps times 5 c.
     """
     radius, stride = 9 * c.sqrt() + 60, (c.sqrt() / 3).long().clamp(min=1)
-    k = torch.arange(int((c + radius).max()) + 1, dtype=torch.float64)
+    k = torch.arange(int((c + radius).max()) + 1, dtype=torch.float64, device=c.device)
     ratio = (((D - rank) / 2 + k[:-1]) / (D / 2 + k[:-1])).log().cumsum(0)  # -inf at full rank
     log_terms = torch.cat([ratio.new_zeros(1), ratio]) - torch.lgamma(k + 1)
     first = (c - radius).clamp(min=0).long()
     most = int((((c + radius).long() - first) // stride).max()) + 1
-    chosen = first.unsqueeze(-1) + stride.unsqueeze(-1) * torch.arange(most)
+    chosen = first.unsqueeze(-1) + stride.unsqueeze(-1) * torch.arange(most, device=c.device)
     inside, chosen = chosen < len(k), chosen.clamp(max=len(k) - 1)
     c = c.unsqueeze(-1)
     terms = (log_terms[chosen] + chosen * c.log() - c).exp()
