@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sigreg.diagnostics import Gaussianity, diagnose, diagnose_batch, gaussianity, reachable_value
+from sigreg.diagnostics import Gaussianity, diagnose, diagnose_batch, gaussianity, reachable_value, rows
 from tests.samples import normal
 
 
@@ -187,3 +187,13 @@ def test_a_default_device_changes_nothing() -> None:
         f"{x!r}"
         for x in (report(z), diagnose(z), diagnose_batch([(z, None)]).diagnosis, reachable_value(1.5, 8, 3))
     ]
+
+
+def test_many_rows_are_projected_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = normal(200, 6)
+    whole = diagnose(z, num_slices=64).measured
+    monkeypatch.setattr(rows, "_AT_ONCE", 200 * 10)
+    part = diagnose(z, num_slices=64).measured
+    for name in ("value", "value_z", "tails", "tails_z", "unit_tails", "direction_z"):
+        assert getattr(part, name) == pytest.approx(getattr(whole, name), rel=1e-12)
+    assert [a.shape[1] for a in rows.parts(torch.ones(6, 64), 200)] == [10] * 6 + [4]

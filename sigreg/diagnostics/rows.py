@@ -17,6 +17,7 @@ from sigreg.univariate import epps_pulley
 from sigreg.univariate.central import central_moments
 
 _PRINCIPAL = 8  # directions of largest variance that are tested one by one
+_AT_ONCE = 1 << 22  # projections looked at together: 32 MiB, and some ten times as much in between
 _LOOKED_AT = 16  # least normal directions whose parts are separated
 
 
@@ -33,11 +34,11 @@ def measure(z: Tensor, *, num_slices: int, seed: int) -> Measured:
 
     m = min(_PRINCIPAL, D, max(n - 1, 1))
     principal = normalize(x.T @ vectors[:, -m:] if D > N else vectors[:, -m:], dim=0)
-    slices, units, along = _shape(x @ A), _shape(x), _shape(x @ principal)
+    slices, units, along = [_shape(x @ a) for a in parts(A, N)], _shape(x), _shape(x @ principal)
     score = torch.cat([torch.maximum(s.skewness_z.abs(), s.kurtosis_z.abs()) for s in (units, along)])
     looked_at = score.topk(min(_LOOKED_AT, len(score))).indices
     candidates = torch.cat([torch.eye(D, dtype=z.dtype, device=z.device), principal], 1)[:, looked_at]
-    separations = separation(x @ candidates)
+    separations = torch.cat([separation(x @ a) for a in parts(candidates, N)])
     significant = score[looked_at] > 0.8 * score.max()
     best = int(torch.where(significant, separations, 0.0).argmax())
     if separations[best] < 3.0:
@@ -47,14 +48,14 @@ def measure(z: Tensor, *, num_slices: int, seed: int) -> Measured:
     moments = Moments(
         N=N,
         K=num_slices,
-        value=float(epps_pulley(z @ A).mean()),
+        value=float(torch.cat([epps_pulley(z @ a) for a in parts(A, N)]).mean()),
         mean=float(mean.square().sum()),
         across=float((x @ mean).square().mean()),
         spectrum=spectrum.clamp(min=0).flip(0),
         spectrum_of_directions=torch.linalg.eigvalsh(_products(towards - towards.mean(0))),
         of_rows=torch.stack([numbers.mean(0), numbers.square().mean(0), numbers.std(0)]),
-        excess=torch.cat([slices.excess, units.excess]),
-        kurtosis_z=torch.cat([slices.kurtosis_z, units.kurtosis_z]),
+        excess=torch.cat([shape.excess for shape in (*slices, units)]),
+        kurtosis_z=torch.cat([shape.kurtosis_z for shape in (*slices, units)]),
         direction=candidates[:, best],
         persistence=float((x[1:] * x[:-1]).sum()) / max(float(x.square().sum()), 1e-300) + 1 / N,
     )
@@ -67,6 +68,11 @@ def measure(z: Tensor, *, num_slices: int, seed: int) -> Measured:
         constant_units=int((x == 0).all(0).sum()),
         smoothness=float((steps[1:] * steps[:-1]).sum(1).median()) if N > 2 else -0.5,
     )
+
+
+def parts(A: Tensor, N: int) -> tuple[Tensor, ...]:
+    """Directions `(D, K)` in parts, so that at most `_AT_ONCE` projections of N rows are held together."""
+    return torch.split(A, max(1, _AT_ONCE // N), dim=1)
 
 
 def _products(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sigreg.diagnostics import Measured
+from sigreg.diagnostics.rows import parts
 from sigreg.directions import gaussian
 from sigreg.inspect.formats import Unusable, need
 from sigreg.univariate import epps_pulley
@@ -20,7 +21,7 @@ BLUE, ORANGE, RED, INK, GREY = "#0072B2", "#E69F00", "#D55E00", "#30343c", "#8a8
 def worst_slices(z: Tensor, m: Measured) -> list[tuple[str, Tensor]]:
     """Names and slices `(N,)`: the least normal direction, and the largest Epps-Pulley of each kind."""
     A = gaussian(m.D, 256, seed=0, dtype=z.dtype)
-    random, units = epps_pulley(z @ A), epps_pulley(z)
+    random, units = torch.cat([epps_pulley(z @ a) for a in parts(A, m.N)]), epps_pulley(z)
     i, j = int(random.argmax()), int(units.argmax())
     slices = [(f"coordinate {j}: {_value(float(units[j]))}", z[:, j])]
     slices.append((f"random direction: {_value(float(random[i]))}", z @ A[:, i]))
