@@ -156,3 +156,41 @@ def test_an_unknown_key_names_those_there_are(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "a.npz"), "--key", "z"]) == 0
     with pytest.raises(Unusable, match="got int64"):
         files.opened(tmp_path / "a.npz", key="labels")
+
+
+def test_no_row_of_a_large_file_is_drawn_twice(tmp_path):
+    np.save(tmp_path / "z.npy", normal(1000, 4).numpy())
+    for kept in (999, 800, 510, 300):
+        _, index = files.sample(files.opened(tmp_path / "z.npy"), kept * 4)
+        assert len(index) == kept
+        assert (index.diff() > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8"])
+@pytest.mark.parametrize("save", [np.save, lambda path, z: np.savez(path, z=z, step=np.arange(3))])
+def test_either_byte_order_is_read(dtype, save, tmp_path):
+    """As of FITS images."""
+    z = normal(50, 4).numpy().astype(dtype)
+    path = tmp_path / ("z.npy" if save is np.save else "z.npz")
+    save(path, z)
+    array = files.opened(path)
+    assert array.dtype == f"float{8 * z.itemsize}"
+    assert torch.equal(files.sample(array, 1 << 20)[0].double(), torch.tensor(z.astype("float64")))
+
+
+def test_floats_of_eight_bits_are_read(tmp_path):
+    z = normal(50, 4).to(torch.float8_e4m3fn)
+    torch.save(z, tmp_path / "z.pt")
+    assert torch.equal(files.sample(files.opened(tmp_path / "z.pt"), 1 << 20)[0], z.float())
+
+
+@pytest.mark.parametrize(
+    ("z", "says"),
+    [
+        (1e200 * normal(50, 4).double(), "fourth powers leave float64; scale it"),
+        (normal(50, 4).to_sparse(), "expected a dense tensor, got torch.sparse_coo; save z.to_dense()"),
+    ],
+)
+def test_embeddings_that_cannot_be_measured_are_one_line(z, says, tmp_path, capsys):
+    torch.save(z, tmp_path / "z.pt")
+    assert re.search(rf"z\.pt: .*{re.escape(says)}", refused(capsys, tmp_path / "z.pt"))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sigreg.__main__ import main
+from sigreg.inspect import files, probes
 from tests.inspected import refused, write
 from tests.samples import normal
 
@@ -93,3 +94,18 @@ def test_bad_labels_are_one_line(name, healthy, tmp_path, capsys):
     said = refused(capsys, healthy, "--labels", tmp_path / name)
     assert name in said
     assert re.search(message, said), said
+
+
+@pytest.mark.parametrize("header", ["", "class\n"])
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n \n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_labels_are_those_of_their_rows(header, end, encoding, tmp_path):
+    names = ["cat", "dog", "eel"]
+    (tmp_path / "y.txt").write_text(header + "\n".join(names) + end, encoding=encoding, newline="")
+    assert probes.read(tmp_path / "y.txt", 3) == names
+
+
+def test_an_array_of_names_is_refused_whatever_their_length(tmp_path):
+    np.save(tmp_path / "y.npy", np.array(["tabby cat", "dog", "eel"]))
+    with pytest.raises(files.Unusable, match="labels of the type <U9 are not numbers"):
+        probes.read(tmp_path / "y.npy", 3)

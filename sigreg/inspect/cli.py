@@ -73,7 +73,10 @@ def inspect(path: Path, options: argparse.Namespace, first: bool = True) -> Insp
     array = opened(path, options.key, options.allow_pickle)
     rows, columns = array.shape
     z, index = sample(array, MOST, options.seed)
-    diagnosis = diagnose(z, num_slices=options.num_slices, seed=options.seed)
+    try:
+        diagnosis = diagnose(z, num_slices=options.num_slices, seed=options.seed)
+    except ValueError as error:
+        raise Unusable(f"{array}: {error}") from None
     accuracies = None
     if options.labels and (first or rows == len(z)):
         labels = probes.read(options.labels, rows, options.allow_pickle)

@@ -117,18 +117,19 @@ def sample(array: Array, most: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     index = torch.arange(kept)
     if kept < N:
         jitter = torch.rand(kept, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        index = ((index + jitter) * (N / kept)).long().clamp(max=N - 1)
+        begin, end = index * N // kept, (index + 1) * N // kept  # of whole rows: none is drawn twice
+        index = begin + (jitter * (end - begin)).long()
     rows = max(1, PIECE // D)
     parts, bad, first, start = [], 0, -1, 0
     try:
         for piece in progress(array.pieces(rows), -(-N // rows), array.path.name):
+            piece = piece if piece.dtype == torch.float64 else piece.float()  # isfinite knows no 8 bits
             usable = piece.isfinite().all(1)
             if not usable.all():
                 first = start + int((~usable).nonzero()[0]) if first < 0 else first
                 bad += int((~usable).sum())
             low, high = torch.searchsorted(index, torch.tensor([start, start + len(piece)])).tolist()
-            part = piece[index[low:high] - start]
-            parts.append(part if part.dtype == torch.float64 else part.float())
+            parts.append(piece[index[low:high] - start])
             start += len(piece)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise Unusable(f"{array}: the file ends or is damaged at row {start} ({error})") from None

@@ -42,8 +42,12 @@ def need(module: str, package: str, purpose: str) -> Any:
 
 
 def _tensor(a: Any) -> Tensor:
-    """A NumPy array of any byte order and precision as a tensor of its own."""
-    if a.dtype.itemsize > 8:
+    """A NumPy array of any byte order and precision as a tensor of its own.
+
+    Raises:
+        TypeError: numbers of another kind, or none.
+    """
+    if a.dtype.kind == "f" and a.dtype.itemsize > 8:
         a = a.astype("float64")
     return torch.from_numpy(a.astype(a.dtype.newbyteorder("="), copy=True))
 
@@ -66,7 +70,12 @@ def _from_numpy(path: Path, name: str, a: Any) -> Array:
         for i in range(0, len(a), rows):
             yield _tensor(a[i : i + rows])
 
-    return Array(path, name, a.shape, str(a.dtype), pieces)
+    return Array(path, name, a.shape, _name(a.dtype), pieces)
+
+
+def _name(dtype: Any) -> str:
+    """The name of a NumPy dtype in any byte order: "float32" also of ">f4"."""
+    return str(dtype.newbyteorder("="))
 
 
 def _unpickled(path: Path, a: Any) -> Any:
@@ -100,7 +109,7 @@ def _npz(path: Path, allow_pickle: bool) -> dict[str, Array]:
                 a = np.load(path, allow_pickle=dtype.hasobject)[name]
                 arrays[name] = _from_numpy(path, name, _unpickled(path, a) if dtype.hasobject else a)
             else:
-                arrays[name] = Array(path, name, shape, str(dtype), _npz_pieces(np, path, member))
+                arrays[name] = Array(path, name, shape, _name(dtype), _npz_pieces(np, path, member))
     return arrays
 
 
@@ -148,6 +157,8 @@ def _torch(path: Path, allow_pickle: bool) -> dict[str, Array]:
 
 def _from_tensor(path: Path, name: str, t: Tensor) -> Array:
     def pieces(rows: int) -> Iterator[Tensor]:
+        if t.layout != torch.strided:
+            raise Unusable(f"{path}: expected a dense tensor, got {t.layout}; save z.to_dense()")
         for i in range(0, len(t), rows):
             yield t[i : i + rows].detach().clone()
 

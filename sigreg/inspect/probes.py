@@ -24,7 +24,8 @@ def read(path: Path, rows: int, allow_pickle: bool = False) -> list[Any]:
     """
     if path.suffix in (".txt", ".csv"):
         try:
-            labels: list[Any] = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            text = path.read_text(encoding="utf-8-sig").rstrip()  # empty lines at the end are no labels
+            labels: list[Any] = [line.strip() for line in text.splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise Unusable(f"{path}: the labels cannot be read ({error})") from None
         if len(labels) == rows + 1:
