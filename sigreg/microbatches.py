@@ -9,7 +9,8 @@ backpropagated to the parameters.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -116,8 +117,7 @@ def backward(
             "wrong: encode must take its random numbers from torch's global generators, which are replayed, "
             "or find them in the part"
         )
-    detached: Result = tree_map_only(Tensor, Tensor.detach, result)
-    return detached
+    return _detached(result)
 
 
 def _views(output: Any) -> list[Tensor]:
@@ -171,6 +171,17 @@ def _loss(result: Any) -> Tensor:
     if not loss.requires_grad:
         raise RuntimeError("the criterion's loss requires no gradient; look for detach() and no_grad()")
     return loss
+
+
+def _detached(result: Result) -> Result:
+    """A copy of what a criterion returned, of the same kind, without its graph."""
+    if not isinstance(result, MutableMapping):
+        detached: Result = tree_map_only(Tensor, Tensor.detach, result)
+        return detached
+    copied = copy.copy(result)  # the tree functions of torch know no kinds of dict but those of Python
+    for name, value in result.items():
+        copied[name] = _detached(value)
+    return copied
 
 
 def _moved(i: int, before: list[Tensor], views: list[Tensor]) -> Tensor:

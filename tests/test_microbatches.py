@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections import OrderedDict, UserDict
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,6 +106,14 @@ def test_the_components_of_the_loss_come_back_for_logging():
     assert type(result) is type(loss.components(x))
     assert_close(result, type(result)(*(part.detach() for part in loss.components(model(x)))), **EXACT)
     assert result.total.grad_fn is None
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, UserDict, type("Output", (dict,), {})])
+def test_a_result_of_any_kind_of_dict_comes_back_without_its_graph(kind):
+    result = backward(lambda z: kind(loss=z.square().mean(), parts=[z.mean()]), network(), [batch(1, 8)[0]])
+    assert type(result) is kind
+    assert not result["loss"].requires_grad
+    assert not result["parts"][0].requires_grad
 
 
 def test_crops_of_several_sizes_are_views_like_any_other():
