@@ -81,6 +81,7 @@ def convert_lambda(
     upper = float("inf") if source in _SUMS else 1.0
     if not 0 <= value < upper:
         raise ValueError(f"lambda={value} must lie in [0, {upper}) in the convention {source!r}")
+    value = float(value)  # not NumPy's, whose float32 would round the result
     ratio = scale * (value if upper > 1 else value / (1 - value))
     return ratio if target in _SUMS else ratio / (1 + ratio)
 

@@ -4,8 +4,11 @@ lightly is called itself; tests/hosts/test_host_conventions.py calls stable-pret
 and, from a clone, eb_jepa.  For what no package index has, `convention_losses` holds stand-ins.
 """
 
+import fractions
+
 import lightly
 import lightly.loss
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -139,3 +142,10 @@ def test_sizes_and_lambdas_that_are_none_are_named(value, sizes, error, says):
 def test_bad_conversions_are_named(arguments, says):
     with pytest.raises(ValueError, match=says):
         convert_lambda(*arguments)
+
+
+@pytest.mark.parametrize("kind", [numpy.float32, numpy.float64, fractions.Fraction])
+def test_the_result_is_a_float_whatever_kind_of_number_came(kind):
+    found = convert_lambda(kind(0.25), "sigreg", "paper", D=3)
+    assert type(found) is float
+    assert found == convert_lambda(0.25, "sigreg", "paper", D=3)
