@@ -196,3 +196,33 @@ def test_a_last_batch_of_one_row_trains(adapter):
     trainer = adapter.SIGRegTrainer(Model(), [one], 1, pooling=last)
     trainer.train()
     assert math.isfinite(trainer.logs[-1]["sigreg"])
+
+
+def test_microbatches_with_and_without_weights_are_one_sample(adapter):
+    """A pooling function gives weights where some rows do not count, and none elsewhere."""
+
+    def pooling(outputs, inputs):
+        z, counts = outputs.last_hidden_state[:, 0], inputs["attention_mask"][:, 3] > 0
+        return z if counts.all() else (z, counts)
+
+    def logged(parts):
+        mask = torch.ones(2 * N, L, dtype=torch.long)
+        mask[: N // 2, 3] = torch.arange(N // 2) % 2
+        split = [
+            b | {"attention_mask": m} for b, m in zip(batches(parts), mask.split(N // parts), strict=True)
+        ]
+        trainer = adapter.SIGRegTrainer(Model(), split, parts, pooling=pooling, sigreg=SIGReg(num_slices=32))
+        trainer.train()
+        return [log["sigreg"] for log in trainer.logs]
+
+    assert_close(logged(4), logged(1), rtol=1e-5, atol=0)
+
+
+def test_steps_without_a_log_keep_nothing(adapter):
+    trainer = adapter.SIGRegTrainer(Model(), batches(1) * 20, 1, sigreg=SIGReg(num_slices=8))
+    trainer.log, log = (lambda logs: None), trainer.log  # as with logging_strategy="no"
+    trainer.train()
+    kept = [value for value in vars(trainer).values() if isinstance(value, list | Tensor)]
+    assert sum(len(x) if isinstance(x, list) else x.numel() for x in kept if x is not trainer.batches) < 10
+    log({"loss": 0.0})
+    assert 0 < trainer.logs[0]["sigreg"] < N

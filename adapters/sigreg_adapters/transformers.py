@@ -92,7 +92,7 @@ class SIGRegTrainer(Trainer):
             )
         self._microbatches: list[Any] = []  # of this optimizer step
         self._shares: list[_Share] = []  # theirs in SIGReg, if they are several
-        self._values: list[Tensor] = []  # of SIGReg, one for each step since the last log
+        self._sum, self._steps = torch.zeros(()), 0  # of SIGReg since the last log
         self._base: Any = None  # the model whose outputs are kept
         self._hook: Any = None
         self._kept = _Kept()
@@ -126,7 +126,7 @@ class SIGRegTrainer(Trainer):
             share = self.sigreg(
                 z, weights_of_one_row(z, weights, self.sigreg.group), step=self.state.global_step
             )
-            self._values.append(share.detach())
+            self._count(share)
         if not self._is_scaled(num_items_in_batch):
             share = share * parts  # Trainer divides the loss by the number of microbatches
         loss = loss + self.sigreg_weight * share
@@ -144,10 +144,13 @@ class SIGRegTrainer(Trainer):
         called.restore()
         set_random_state(state)
         z = torch.cat([part.float() for part, _ in found]).requires_grad_()
-        given = [weights for _, weights in found if weights is not None]
-        value = self.sigreg(z, torch.cat(given) if given else None, step=self.state.global_step)
+        given = None
+        if any(weights is not None for _, weights in found):
+            every = [z.new_ones(len(part), dtype=torch.bool) if w is None else w for part, w in found]
+            given = torch.cat(every)
+        value = self.sigreg(z, given, step=self.state.global_step)
         (gradient,) = torch.autograd.grad(value, z)
-        self._values.append(value.detach())
+        self._count(value)
         sizes = [len(part) for part, _ in found]
         parts = zip(torch.split(z.detach(), sizes), torch.split(gradient, sizes), strict=True)
         return [_Share(*part, value.detach() / len(found)) for part in parts]
@@ -175,11 +178,15 @@ class SIGRegTrainer(Trainer):
         counted = self.model_accepts_loss_kwargs and num_items is not None
         return bool(counted or self.compute_loss_func is not None) if told is None else bool(told)
 
+    def _count(self, value: Tensor) -> None:
+        """Add the value of a step to those for the next log."""
+        self._sum, self._steps = self._sum.to(value.device) + value.detach(), self._steps + 1
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's log, with the mean of SIGReg since the last one."""
-        if "loss" in logs and self._values:
-            logs = {**logs, "sigreg": float(torch.stack(self._values).mean())}
-            self._values = []
+        if "loss" in logs and self._steps:
+            logs = {**logs, "sigreg": float(self._sum / self._steps)}
+            self._sum, self._steps = torch.zeros(()), 0
         super().log(logs, *args, **kwargs)
 
 
