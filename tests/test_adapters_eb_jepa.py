@@ -110,3 +110,11 @@ def test_the_hosts_grid_is_fixed_without_a_statistic(name):
 def test_a_memory_is_refused():
     with pytest.raises(ValueError, match=r"memory=256 .* number of samples"):
         BCS(memory=256)
+
+
+@pytest.mark.parametrize(
+    ("lmbd", "error"), [(-1.0, ValueError), (float("nan"), ValueError), ("10", TypeError)]
+)
+def test_a_weight_that_is_none_is_refused(lmbd, error):
+    with pytest.raises(error, match="lmbd="):
+        BCS(lmbd=lmbd)

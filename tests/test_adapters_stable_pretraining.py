@@ -84,6 +84,13 @@ def test_a_checkpoint_of_the_hosts_class_goes_on_at_its_step():
     assert int(ours["sigreg"].global_step) == 3
 
 
+def test_a_checkpoint_of_the_hosts_class_loads_beside_any_seed():
+    ours = SlicedEppsPulley(num_slices=8, seed=2**63 + 5)
+    ours.load_state_dict(StandIn(num_slices=8).state_dict())
+    z = embeddings(9, 4)
+    assert ours(z) == SlicedEppsPulley(num_slices=8, seed=2**63 + 5)(z)
+
+
 def test_a_checkpoint_of_ours_loads_as_it_was():
     first, second = SlicedEppsPulley(num_slices=8, seed=5), SlicedEppsPulley(num_slices=8)
     first(embeddings(9, 4))
@@ -168,6 +175,12 @@ def test_evaluation_of_views_has_no_loss():
 def test_views_that_are_not_dicts_with_an_image_are_an_error_that_says_so(batch, got):
     with pytest.raises(TypeError, match=rf'each view a dict {{"image": \(N, C, H, W\)}}.*got {got}'):
         Module()(batch, "fit")
+
+
+@pytest.mark.parametrize("views", [[], iter(())])
+def test_no_views_are_an_error(views):
+    with pytest.raises(ValueError, match=r'there are no views; expected \{"views": \[view, ...\]\}'):
+        Module()({"views": views}, "fit")
 
 
 def test_views_without_a_global_one_are_an_error():

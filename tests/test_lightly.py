@@ -239,3 +239,8 @@ def test_settings_of_sigreg_are_keywords_under_its_own_names():
 def test_num_global_beside_global_projections_is_refused():
     with pytest.raises(ValueError, match="num_global= goes with views"):
         LeJEPALoss()(num_global=1, global_proj=normal(2, 24, 16))
+
+
+def test_a_scalar_in_the_place_of_views_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match=r"one tensor \(V, N, D\), got shape \(\)"):
+        LeJEPALoss()(torch.tensor(1.0))

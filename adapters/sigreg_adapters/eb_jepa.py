@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import sigreg
+from sigreg.arguments import assert_number
 from sigreg.objective import prediction_loss, stacked
 from sigreg.sample import Sample
 from sigreg.univariate import epps_pulley
@@ -47,8 +48,9 @@ class BCS(nn.Module):
         z1, z2 `(N, D)` -> dict of scalars "loss", "bcs_loss" and "invariance_loss", as eb_jepa's.
 
     Raises:
-        ValueError: views of different shape, num_slices < 1, a memory, or a setting of the grid without a
-            statistic.
+        TypeError: lmbd is no number.
+        ValueError: views of different shape, num_slices < 1, a negative lmbd, a memory, or a setting of
+            the grid without a statistic.
 
     Example:
         >>> import torch
@@ -59,6 +61,7 @@ class BCS(nn.Module):
 
     def __init__(self, num_slices: int = 256, lmbd: float = 10.0, **settings: Any) -> None:
         super().__init__()
+        assert_number(0, lmbd=lmbd)
         self.num_slices, self.lmbd = num_slices, lmbd
         if settings.get("memory"):
             raise ValueError(

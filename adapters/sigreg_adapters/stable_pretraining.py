@@ -84,7 +84,7 @@ class SlicedEppsPulley(sigreg.SIGReg):
             for constant in ("ep.t", "ep.phi", "ep.weights"):
                 state_dict.pop(prefix + constant, None)
             step = state_dict.pop(prefix + "global_step")
-            state_dict[prefix + "_extra_state"] = torch.stack([torch.full_like(step, self.seed), step])
+            state_dict[prefix + "_extra_state"] = torch.stack([self.get_extra_state()[0], step.to(self.step)])
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -108,7 +108,7 @@ def lejepa(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
 
     Raises:
         TypeError: a batch or a view that is not a dict, or a view without "image".
-        ValueError: named views of which none is global, or one is neither global nor local.
+        ValueError: no views, or named views of which none is global, or one is neither global nor local.
 
     Example:
         >>> import torch
@@ -150,7 +150,8 @@ _BATCH = (
 def _views(views: Any) -> tuple[list[Any], int]:
     """The views, global ones first, and how many those are."""
     if not isinstance(views, Mapping):
-        return _with_images(views), len(views)
+        views = _with_images(views)
+        return views, len(views)
     named = {name: view for name, view in views.items() if isinstance(view, Mapping)}  # not batch_idx
     others = [n for n, view in named.items() if "image" in view and not n.startswith(("global", "local"))]
     if others:
@@ -165,6 +166,8 @@ def _views(views: Any) -> tuple[list[Any], int]:
 def _with_images(views: Iterable[Any]) -> list[Any]:
     """The views, each a dict with an "image"."""
     views = list(views)
+    if not views:
+        raise ValueError(f"there are no views; expected {_BATCH}")
     for view in views:
         if not isinstance(view, Mapping) or "image" not in view:
             raise TypeError(f"expected {_BATCH}; got {described(view)} as a view")

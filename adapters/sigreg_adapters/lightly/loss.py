@@ -154,7 +154,7 @@ class LeJEPALoss(sigreg.LeJEPALoss):
     ) -> LeJEPAComponents:
         """The loss and its unweighted parts, `total, prediction, sigreg`; arguments as of `forward`."""
         views, num_global = _views(views, num_global, local_proj, global_proj)
-        first = views[0] if isinstance(views, (Sequence, Tensor)) and len(views) else views
+        first = next(iter(views), None) if isinstance(views, Sequence) else views
         weights = weights_of_one_row(first, weights, self.sigreg.group)
         return super().components(views, num_global, weights, step=step)
 
