@@ -147,6 +147,18 @@ def test_a_copy_that_raises_is_faulty_and_the_checks_go_on():
     assert found["time axis"].verdict == OK
 
 
+def test_a_copy_of_a_notebook_is_not_checked_on_two_ranks():
+    program = """
+from sigreg import SIGReg
+from sigreg.conformance import check
+class Mine(SIGReg): pass
+*_, last = check(Mine, {"num_slices": 64})
+print(last.check, last.verdict, last.found)
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
+    assert done.stdout.startswith("two ranks - not checked: other processes cannot import"), done.stderr
+
+
 def test_settings_are_written_behind_the_name():
     assert parsed("a.b:C(x=1, y='z')") == ("a.b:C", {"x": 1, "y": "z"})
     assert parsed("a:b") == ("a:b", {})

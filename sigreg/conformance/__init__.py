@@ -8,6 +8,8 @@ that cannot be imported here (JAX, Keras, Rust); `sigreg.conformance.golden` say
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -75,7 +77,11 @@ def check(
     loss = checks.objective(copy, convention)
     yield loss
     yield checks.axes(copy, convention, is_loss=loss.verdict != ABSENT)
-    if run is not None:
+    main = getattr(sys.modules["__main__"], "__file__", None) or ""
+    if run is ranks.spawned and name.startswith("__main__:") and not os.path.isfile(main):
+        words = "not checked: other processes cannot import what an interpreter or a notebook defines"
+        yield Row("two ranks", f"{words}; put the copy into a module", ABSENT)
+    elif run is not None:
         try:
             answers = run(2, ranks.on_this_rank, name, dict(settings or {}))
         except Exception as error:
