@@ -42,6 +42,7 @@ CHECKS = (
     "it checks arguments, within microseconds a call, and mends inputs that no row has; other values and "
     "gradients are the same to the last bit"
 )
+NAMES_AND_STATES = "it is about names, states and warnings, and not about what is computed"
 HARMLESS = {
     "baf0bb657d": (
         (*UNTIMED, "theory", "theory_rate"),
@@ -73,15 +74,19 @@ HARMLESS = {
     "7ef2815473": (ON_CORE, MASKED),
     "2aca087834": (ON_CORE, "it stores the rows of a memory later in the same call"),
     "feeb9f62b5": (ON_CORE, MASKED),
-    "2d7ae4a4f6": (
-        ("monitor_cost",),
-        "it is about names, states and warnings, and not about what is computed",
-    ),
+    "2d7ae4a4f6": (("monitor_cost",), NAMES_AND_STATES),
     "35d34a6f95": (("inspect_power",), "it sums fewer terms, which changes a value by 1e-13 of it"),
     "1c38dd94d2": (ON_CORE, CHECKS),
     "a27766a581": (ON_CORE, CHECKS),
     "22eb802fb8": (ON_CORE, "it names a type"),
     "ee1559a341": (("cost",), "it moves the table and the figure into another file"),
+    "a712f7a0be": ((*ON_CORE, "cost"), "it is about a warning"),
+    "4670ab0cf2": (("monitor_cost",), NAMES_AND_STATES),
+    "9f5ab010e1": (("monitor_cost",), NAMES_AND_STATES),
+    "15eeb33ebb": (("inspect_power",), "it is about samples of fewer than 4 rows"),
+    "ffcb78cc59": (("inspect_power", "monitor_cost"), CHECKS),
+    "b263f3e683": (("inspect_power",), "it is about samples of more than 16,384 rows"),
+    "017ab2790a": (("small_batch",), "it is about what is returned, and not about the gradients"),
 }
 
 
