@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ pytest.importorskip("hydra", reason="the plugin is Hydra's")
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.diagnostics import diagnose_batch
 from tests import solo_stand_in as stand_in
+from tests.monitored import Trainer
 
 ROOT = Path(__file__).parent.parent
 
@@ -258,8 +259,7 @@ def test_one_config_key_watches_what_sigreg_is_given(adapter: ModuleType, method
     model = _methods()[method](stand_in.config(method, gaussianity=section))
     (monitor,) = model.configure_callbacks()
     assert (monitor.every_n_steps, monitor.stop_on_collapse, monitor.patience) == (7, True, 3)
-    trainer = SimpleNamespace(global_step=0, is_global_zero=True, loggers=(), should_stop=False)
-    trainer.strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    trainer = Trainer()
     monitor.on_train_start(trainer, model)
     monitor.on_train_batch_start(trainer, model)
     model.training_step(stand_in.batch(), 0)
