@@ -44,7 +44,13 @@ _IDLE = 1000  # steps without a look, whose hooks are timed together
 def _trainer() -> Any:
     """What the callback asks of a trainer, with a logger that keeps what it gets."""
     logger = SimpleNamespace(log_metrics=lambda metrics, step: None)
-    return SimpleNamespace(global_step=0, is_global_zero=True, loggers=[logger], should_stop=False)
+    return SimpleNamespace(
+        global_step=0,
+        accumulate_grad_batches=1,
+        is_global_zero=True,
+        loggers=[logger],
+        should_stop=False,
+    )
 
 
 def _seconds(do: Callable[[], Any]) -> float:
