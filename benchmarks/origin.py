@@ -83,6 +83,7 @@ HARMLESS = {
     "a712f7a0be": ((*ON_CORE, "cost"), "it is about a warning"),
     "4670ab0cf2": (("monitor_cost",), NAMES_AND_STATES),
     "9f5ab010e1": (("monitor_cost",), NAMES_AND_STATES),
+    "c6d950873a": (("monitor_cost",), NAMES_AND_STATES),
     "15eeb33ebb": (("inspect_power",), "it is about samples of fewer than 4 rows"),
     "ffcb78cc59": (("inspect_power", "monitor_cost"), CHECKS),
     "b263f3e683": (("inspect_power",), "it is about samples of more than 16,384 rows"),
