@@ -95,6 +95,17 @@ def lightly_compiled(case: Case) -> Loss:
     return torch.compile(lightly(case), dynamic=False)
 
 
+def graphed(case: Case) -> Loss:
+    """Ours with both passes recorded as CUDA graphs, which a GPU replays."""
+    z = case.embeddings("cuda")
+    return torch.cuda.make_graphed_callables(ours("triton")(case).to(z.device), (z,))  # type: ignore[return-value]
+
+
+def lightly_graphed(case: Case) -> Loss:
+    """lightly's under torch.compile, told to record what it compiles as CUDA graphs."""
+    return torch.compile(lightly(case), dynamic=False, mode="reduce-overhead")
+
+
 def stable_pretraining(case: Case) -> Loss:
     from stable_pretraining.methods.lejepa import SlicedEppsPulley
 
@@ -146,12 +157,16 @@ IMPLEMENTATIONS: dict[str, Callable[[Case], Loss]] = {
     "mix": mix,
     "mix as two modules": two_modules,
     "triton": ours("triton"),
+    "triton, masked": masked("triton"),
+    "triton, CUDA graph": graphed,
     "lightly": lightly,
     "lightly compiled": lightly_compiled,
+    "lightly compiled, CUDA graph": lightly_graphed,
     "paper's pseudocode": transcription,
     "stable-pretraining": stable_pretraining,
 }
-COMPILED = ("inductor", "lightly compiled")
+COMPILED = ("inductor", "lightly compiled", "lightly compiled, CUDA graph")
+ON_GPU = ("triton", "triton, masked", "triton, CUDA graph", "lightly compiled, CUDA graph")
 
 
 def step(loss: Loss, z: Tensor) -> None:

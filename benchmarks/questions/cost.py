@@ -22,7 +22,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from benchmarks.competitors import COMPILED, IMPLEMENTATIONS, Case, Loss, extra_mib, on_gpu, step
+from benchmarks.competitors import COMPILED, IMPLEMENTATIONS, ON_GPU, Case, Loss, extra_mib, on_gpu, step
 from benchmarks.cost_figure import FLOOR, KEEP, RIVAL, STEP, figure, table
 
 __all__ = ["check", "figure", "measure", "measured_code", "table"]
@@ -85,6 +85,8 @@ def _measured(cfg: DictConfig) -> list[dict[str, Any]]:
         row["faster_than_compiled"] = _ratio(times.get("lightly compiled"), seconds)
         if device == "cuda":
             row |= on_gpu(losses[name], z)
+            if "CUDA graph" in name:
+                row["extra_mib"] = None  # a graph holds its memory between passes
         elif cfg.memory:
             row["extra_mib"] = extra_mib(name, cfg.case)
         rows.append(row)
@@ -92,9 +94,9 @@ def _measured(cfg: DictConfig) -> list[dict[str, Any]]:
 
 
 def _names(cfg: DictConfig, device: str) -> list[str]:
-    names = list(IMPLEMENTATIONS)
-    names.remove("triton" if device == "cpu" else "inductor")  # which the GPU's default has replaced
-    return [name for name in names if name not in COMPILED or cfg.compiled]
+    replaced = ("inductor",)  # by the GPU's default
+    left_out = {*(ON_GPU if device == "cpu" else replaced), *(() if cfg.compiled else COMPILED)}
+    return [name for name in IMPLEMENTATIONS if name not in left_out]
 
 
 def _in_turns(passes: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
