@@ -99,9 +99,11 @@ def _growth(frame: pd.DataFrame) -> str:
 
 
 SHOWN = {
+    "triton, CUDA graph": (picture.SKY, "P"),
     "triton": (picture.PURPLE, "v"),
     "eager": (picture.BLUE, "o"),
     "inductor": (picture.GREEN, "s"),
+    "lightly compiled, CUDA graph": (picture.YELLOW, "X"),
     "lightly compiled": (picture.ORANGE, "^"),
     "lightly": (picture.RED, "D"),
 }
@@ -138,7 +140,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         values = shapes.pivot_table(index="case", columns="implementation", values=column, dropna=False)
         _draw_shapes(ax, values.reindex(order))
         picture.label(ax, title, x, "")
-    picture.legend(axes[0], below=True, ncols=4)
+    picture.legend(axes[0], below=True, ncols=3 if _on_gpu(shapes) else 4)
     if len(training):
         _draw_training_step(axes[len(drawn)], training)
     return fig
@@ -148,10 +150,11 @@ def _draw_shapes(ax: Axes, values: pd.DataFrame) -> None:
     """A line for each shape, a marker for each implementation, a little apart where they could meet."""
     for y in range(len(values)):
         ax.axhline(y, color=picture.PALE, linewidth=0.5, zorder=0)
-    for i, (name, (colour, marker)) in enumerate(SHOWN.items()):
-        if name in values and values[name].notna().any():
-            y = np.arange(len(values)) + 0.16 * (2 - i)
-            ax.plot(values[name], y, marker, color=colour, ms=5.5, label=name)
+    drawn = [name for name in SHOWN if name in values and values[name].notna().any()]
+    for i, name in enumerate(drawn):
+        colour, marker = SHOWN[name]
+        y = np.arange(len(values)) + 0.7 * (0.5 - (i + 0.5) / len(drawn))
+        ax.plot(values[name], y, marker, color=colour, ms=5.5, label=name)
     ax.set_xscale("log")
     ax.grid(axis="x", color=picture.PALE, linewidth=0.6)
     ax.set_yticks(range(len(values)), [str(case) for case in values.index])

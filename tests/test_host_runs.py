@@ -42,6 +42,7 @@ def comparable(row):
 
 @pytest.mark.parametrize("method", ["lejepa", "byol"])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(method, setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     torch.manual_seed(0)  # as the engine does before a run
     whole = host_runs.measure(setting(method=method))
     epochs, train = [], host_runs._Run.train
