@@ -47,11 +47,12 @@ class Sample:
         else:
             self.weights = _checked_weights(weights, x)
             self.boolean = weights.dtype == torch.bool
-            self.x = torch.where((self.weights > 0).unsqueeze(-1), x, 0.0)
+            counts = weights.detach().expand(self.weights.shape) if self.boolean else self.weights > 0
+            self.x = torch.where(counts.unsqueeze(-1), x, 0.0)
         self._totals: tuple[Number, Number] | None = None
         self._whole: Sample | None = None  # gathered once, for all the statistics that need it
         if self.group.size == 1:
-            self._totals = _totals(*self._local_sums())
+            self._totals = self._totals_alone()
 
     @classmethod
     def of(cls, x: Tensor | Sample, weights: Tensor | None = None, group: Group = None) -> Sample:
@@ -80,6 +81,13 @@ class Sample:
             self.all_reduce()
         assert self._totals is not None
         return self._totals
+
+    def _totals_alone(self) -> tuple[Number, Number]:
+        """W and N where this process holds the whole batch; of a mask both are a count."""
+        if self.weights is None or not self.boolean:
+            return _totals(*self._local_sums())
+        count = self.weights.sum(-1, keepdim=True)
+        return count.clamp(min=1), count
 
     def _local_sums(self) -> tuple[Number, Number]:
         """sum w and sum w^2 of this process's rows: numbers or `(..., 1)`."""

@@ -37,6 +37,12 @@ def test_nothing_is_copied_from_the_host_or_read_by_it(shape, masked) -> None:
     assert counted.transfers == []
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_mask_adds_at_most_25_launches(shape) -> None:
+    z, sigreg = embeddings(shape, "meta"), SIGReg(num_slices=K).to("meta")
+    assert count(sigreg, z).total < count(sigreg, z, mask_like(z)).total <= count(sigreg, z).total + 25
+
+
 def test_the_count_sees_a_copy_from_the_host() -> None:
     with FakeTensorMode(), KernelCount() as counted:
         torch.tensor([1.0, 2.0]).to("cuda")
