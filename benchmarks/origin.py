@@ -75,13 +75,20 @@ HARMLESS = {
     "2aca087834": (ON_CORE, "it stores the rows of a memory later in the same call"),
     "feeb9f62b5": (ON_CORE, MASKED),
     "2d7ae4a4f6": (("monitor_cost",), "it is about names, states and warnings, and not about what is computed"),
+    "2d7ae4a4f6": (
+        ("monitor_cost",),
+        "it is about names, states and warnings, and not about what is computed",
+    ),
+    "2d7ae4a4f6": (
+        ("monitor_cost",),
+        "it is about names, states and warnings, and not about what is computed",
+    ),
     "2d7ae4a4f6": (("monitor_cost",), NAMES_AND_STATES),
     "35d34a6f95": (("inspect_power",), "it sums fewer terms, which changes a value by 1e-13 of it"),
     "1c38dd94d2": (ON_CORE, CHECKS),
     "a27766a581": (ON_CORE, CHECKS),
     "22eb802fb8": (ON_CORE, "it names a type"),
     "ee1559a341": (("cost",), "it moves the table and the figure into another file"),
-    "3703090948": (("cost",), "it adds what a GPU alone runs"),
     "a712f7a0be": ((*ON_CORE, "cost"), "it is about a warning"),
     "4670ab0cf2": (("monitor_cost",), NAMES_AND_STATES),
     "9f5ab010e1": (("monitor_cost",), NAMES_AND_STATES),
@@ -90,6 +97,12 @@ HARMLESS = {
     "ffcb78cc59": (("inspect_power", "monitor_cost"), CHECKS),
     "b263f3e683": (("inspect_power",), "it is about samples of more than 16,384 rows"),
     "017ab2790a": (("small_batch",), "it is about what is returned, and not about the gradients"),
+    "3703090948": (("cost",), "it adds what a GPU alone runs"),
+    "facc25af9b": (
+        (*ON_CORE, "cost"),
+        "it saves operations of a call with a mask; values and gradients are the same to the last bit, and the "
+        "rows of `cost` with a mask were timed before",
+    ),
 }
 
 
