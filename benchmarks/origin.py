@@ -74,15 +74,6 @@ HARMLESS = {
     "7ef2815473": (ON_CORE, MASKED),
     "2aca087834": (ON_CORE, "it stores the rows of a memory later in the same call"),
     "feeb9f62b5": (ON_CORE, MASKED),
-    "2d7ae4a4f6": (("monitor_cost",), "it is about names, states and warnings, and not about what is computed"),
-    "2d7ae4a4f6": (
-        ("monitor_cost",),
-        "it is about names, states and warnings, and not about what is computed",
-    ),
-    "2d7ae4a4f6": (
-        ("monitor_cost",),
-        "it is about names, states and warnings, and not about what is computed",
-    ),
     "2d7ae4a4f6": (("monitor_cost",), NAMES_AND_STATES),
     "35d34a6f95": (("inspect_power",), "it sums fewer terms, which changes a value by 1e-13 of it"),
     "1c38dd94d2": (ON_CORE, CHECKS),
@@ -100,8 +91,8 @@ HARMLESS = {
     "3703090948": (("cost",), "it adds what a GPU alone runs"),
     "facc25af9b": (
         (*ON_CORE, "cost"),
-        "it saves operations of a call with a mask; values and gradients are the same to the last bit, and the "
-        "rows of `cost` with a mask were timed before",
+        "it saves operations of a call with a mask; values and gradients are the same to the last bit, and "
+        "the rows of `cost` with a mask were timed before",
     ),
 }
 

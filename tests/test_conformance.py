@@ -185,6 +185,9 @@ def test_the_exit_status_is_one_on_a_fault_and_the_tables_are_written(tmp_path, 
     assert "| (1) `tests.conformance_copies:Right` | ok |" in table
     assert "**(1) `tests.conformance_copies:Right, " in table
     assert main([copies[0], "--one-process"]) == 0
+    assert main(["sigreg:no_such_name", copies[0], "--one-process", *files]) == 2
+    found = json.loads((tmp_path / "rows.json").read_text())
+    assert [len(table) for table in found.values()] == [0, 10]  # the copy after it was checked
 
 
 def test_the_command_starts_two_ranks_of_its_own():

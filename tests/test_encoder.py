@@ -261,9 +261,12 @@ def test_the_projector_takes_what_the_backbone_gives(name, more):
     assert projection.shape == (1, 8)
 
 
-def test_a_backbone_without_pooling_is_refused():
-    with pytest.raises(ValueError, match="gives a map of features"):
-        Encoder("test_resnet", global_pool="")
+@pytest.mark.parametrize(
+    ("setting", "message"), [({"global_pool": ""}, "a map of features"), ({"features_only": True}, "of maps")]
+)
+def test_a_backbone_without_pooling_is_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Encoder("test_resnet", **setting)
 
 
 def test_an_encoder_of_any_timm_model_trains_under_lejepa():

@@ -33,7 +33,8 @@ class Encoder(nn.Module):
         `(N, C, H, W)` -> `(N, embedding_dim)` and `(N, projection_dim)`.
 
     Raises:
-        ValueError: timm knows no model of that name, or `global_pool=""`, which leaves a map of features.
+        ValueError: timm knows no model of that name, or `global_pool=""` or `features_only=True`, which give
+            maps of features.
 
     Example:
         >>> import torch
@@ -61,6 +62,8 @@ class Encoder(nn.Module):
             raise ValueError(
                 'global_pool="" gives a map of features; an embedding needs "avg" or another pooling'
             )
+        if backbone_kwargs.get("features_only"):
+            raise ValueError("features_only=True gives a list of maps; an embedding needs the whole backbone")
         model: Any = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **backbone_kwargs)
         self.backbone: nn.Module = model
         self.embedding_dim = int(model.head_hidden_size)  # after a convolution in the head, if there is one

@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("name at least one copy, as module:ClassOrFunction")
     sys.path.insert(0, "")  # as python -m would find it
     reports: dict[str, list[Row]] = {}
+    not_called = False
     for copy, (name, settings) in [(copy, parsed(copy)) for copy in options.copies]:
         heading = f"{copy}, {versions(name)}"
         print(f"\n{heading}")
@@ -49,13 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
                 print(text(row), flush=True)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             print(f"  {type(error).__name__}: {error}", file=sys.stderr)
-            return 2
+            not_called = True
     if options.markdown:
         options.markdown.write_text(markdown(reports))
     if options.json:
         found = {name: [asdict(row) for row in rows] for name, rows in reports.items()}
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    return int(any(row.verdict == FAULT for rows in reports.values() for row in rows))
+    return 2 if not_called else int(any(row.verdict == FAULT for rows in reports.values() for row in rows))
 
 
 def parsed(copy: str) -> tuple[str, dict[str, Any]]:
