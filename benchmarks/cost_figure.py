@@ -140,7 +140,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         values = shapes.pivot_table(index="case", columns="implementation", values=column, dropna=False)
         _draw_shapes(ax, values.reindex(order))
         picture.label(ax, title, x, "")
-    picture.legend(axes[0], below=True, ncols=3 if _on_gpu(shapes) else 4)
+    picture.legend(axes[0], below=True, ncols=2 if _on_gpu(shapes) else 4)
     if len(training):
         _draw_training_step(axes[len(drawn)], training)
     return fig
