@@ -47,7 +47,7 @@ class Sample:
         else:
             self.weights = _checked_weights(weights, x)
             self.boolean = weights.dtype == torch.bool
-            counts = weights.detach().expand(self.weights.shape) if self.boolean else self.weights > 0
+            counts = weights_of_rows(weights, x) if self.boolean else self.weights > 0
             self.x = torch.where(counts.unsqueeze(-1), x, 0.0)
         self._totals: tuple[Number, Number] | None = None
         self._whole: Sample | None = None  # gathered once, for all the statistics that need it

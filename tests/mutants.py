@@ -86,6 +86,7 @@ MUTANTS = [
     Mutant("weights: N is the total weight", "sample.py", "w1 * (w1 / torch.where(some, w2, 1.0))", "w1", W, k="ratios or equal_weights"),
     Mutant("weights: squares that have lost digits", "sample.py", "(w2 >= finfo.tiny / finfo.eps) & w2.isfinite()", "w2.isfinite()", W, k="lose_digits"),
     Mutant("weights: masked rows keep what they hold", "sample.py", "self.x = torch.where(counts.unsqueeze(-1), x, 0.0)", "self.x = x", W, k="mask_equals"),
+    Mutant("weights: the total of an empty mask", "sample.py", "return count.clamp(min=1), count", "return count, count", W, k="without_valid_rows"),
     Mutant("weights: views without rows count", "sample.py", "valid.sum().clamp(min=1)", "valid.numel()", W, k="leave_the_mean"),
     Mutant("weights: of this rank only", "sample.py", "self._totals = _totals(w1, w2)\n        return", "self._totals = _totals(*self._local_sums())\n        return", k="split"),
     Mutant("next embedding: actions of padded steps count", "next_embedding.py", "torch.minimum(w[:, :-1], w[:, 1:]) == 0", "w[:, :-1] < 0", "test_next_embedding.py", k="actions_from"),

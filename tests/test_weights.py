@@ -30,6 +30,16 @@ def value_and_gradient(statistic, x: Tensor, **kwargs) -> tuple[Tensor, Tensor]:
     return value.detach(), grad
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+@pytest.mark.parametrize("name", sorted(STATISTICS))
+def test_a_sample_without_valid_rows_has_the_value_0(name: str, dtype: torch.dtype) -> None:
+    if name == "vasicek_entropy" and dtype != torch.bool:
+        pytest.skip("it takes masks only")
+    value, grad = value_and_gradient(STATISTICS[name], normal(13, 4), weights=torch.zeros(13, dtype=dtype))
+    assert not value.any()
+    assert not grad.any()
+
+
 @promise()
 @pytest.mark.parametrize("bad", [0.0, 1e6, float("nan"), float("inf")])
 def test_a_mask_equals_removing_the_rows(key: str, bad: float) -> None:
