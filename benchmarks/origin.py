@@ -94,6 +94,8 @@ HARMLESS = {
         "it saves operations of a call with a mask; values and gradients are the same to the last bit, and "
         "the rows of `cost` with a mask were timed before",
     ),
+    "786d27f296": (("segmentation",), "it refuses a setting that no row has"),
+    "1d79d00f05": ((*ON_CORE, "cost"), "it calls a function for what was written out"),
 }
 
 
