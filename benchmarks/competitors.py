@@ -48,12 +48,13 @@ class Case(NamedTuple):
         return torch.randn(self.V, self.N, self.D, device=device, requires_grad=True)
 
 
-def ours(backend: str) -> Callable[[Case], Loss]:
-    def build(case: Case) -> Loss:
-        settings = {} if case.points == GRID else {"num_points": case.points}
-        return SIGReg(num_slices=case.K, backend=backend, **settings)
+def _grid(case: Case) -> dict[str, int]:
+    """The setting for the points of a case; the default grid is asked for by no setting."""
+    return {} if case.points == GRID else {"num_points": case.points}
 
-    return build
+
+def ours(backend: str) -> Callable[[Case], Loss]:
+    return lambda case: SIGReg(num_slices=case.K, backend=backend, **_grid(case))
 
 
 def masked(backend: str) -> Callable[[Case], Loss]:
@@ -75,12 +76,12 @@ def masked(backend: str) -> Callable[[Case], Loss]:
 
 def mix(case: Case) -> Loss:
     """Epps-Pulley with a tenth of VCReg, the mix that needs both a kernel and a statistic of its own."""
-    return SIGReg({"epps_pulley": 1.0, "vcreg": 0.1}, num_slices=case.K)
+    return SIGReg({"epps_pulley": 1.0, "vcreg": 0.1}, num_slices=case.K, **_grid(case))
 
 
 def two_modules(case: Case) -> Loss:
     """The same objective as `mix` from two modules, each with its own projection."""
-    first, second = SIGReg(num_slices=case.K), SIGReg("vcreg", num_slices=case.K)
+    first, second = ours("auto")(case), SIGReg("vcreg", num_slices=case.K)
     return lambda z: first(z) + 0.1 * second(z)
 
 

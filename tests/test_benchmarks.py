@@ -8,9 +8,11 @@ import subprocess
 
 import pandas as pd
 import pytest
+import torch
 
 from benchmarks import engine, provenance, report
 from benchmarks.__main__ import main
+from benchmarks.competitors import IMPLEMENTATIONS, Case
 from benchmarks.questions import theory
 from benchmarks.rows import Table
 
@@ -282,3 +284,15 @@ def test_a_commit_that_looks_like_a_number_stays_text(tmp_path):
     Table("theory", tmp_path).append([{"x": 1.5, "commit": "2e07191000", "data_sha256": "012345678901"}])
     row = Table("theory", tmp_path).frame().iloc[0]
     assert (row["x"], row["commit"], row["data_sha256"]) == (1.5, "2e07191000", "012345678901")
+
+
+@pytest.mark.parametrize("name", ["eager", "mix", "mix as two modules"])
+def test_competitors_take_the_number_of_points_of_a_case(name):
+    few, many = (Case.parse(f"1x64x8x32x{points}") for points in (9, 65))
+    z = 10 * torch.randn(1, 64, 8, generator=torch.Generator().manual_seed(0))
+    fewer, more = (float(IMPLEMENTATIONS[name](case)(z)) for case in (few, many))
+    assert abs(fewer - more) > 1e-3 * more  # at ten times the scale 9 points are too few
+    if name == "mix":
+        torch.testing.assert_close(
+            float(IMPLEMENTATIONS["mix as two modules"](many)(z)), more, rtol=1e-5, atol=0
+        )
