@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks import picture
 from benchmarks.choices import difference
 from benchmarks.report import markdown, spread
+from benchmarks.rows import Table
 
 
 def probes(frame: pd.DataFrame) -> dict[str, str]:
@@ -58,10 +59,31 @@ def baselines(frame: pd.DataFrame, column: str) -> dict[str, float]:
     }
 
 
+def measured(frame: pd.DataFrame, features: str, images: float | None = None) -> dict[str, float]:
+    """Mean accuracies of pixels or of an untrained network on the same data in `indomain`, by column.
+
+    `images` a class, None for all; empty where that was not measured.
+    """
+    rows = Table("indomain").frame()
+    if rows.empty:
+        return {}
+    count = rows.images.isna() if images is None else rows.images == images
+    own = rows[(rows.features == features) & (rows.data == frame.data.iloc[0]) & count]
+    if features == "untrained":
+        own = own[own.backbone == frame.backbone.iloc[0]]
+    columns = [c for c in own if c.startswith(("knn_", "linear_"))]
+    return {c: float(value) for c, value in own[columns].mean().dropna().items()}
+
+
+def data_of(frame: pd.DataFrame) -> str:
+    """The data set as a note begins with it."""
+    name = str(frame.data.iloc[0])
+    return {"digits": "Scikit-learn's digits"}.get(name, picture.dataset(name))
+
+
 def note(frame: pd.DataFrame, more: str = "", by: Iterable[str] = ("data",)) -> str:
     """Which images, what a point is, and how many seeds are behind each setting of `by`."""
-    name = str(frame.data.iloc[0])
-    data = {"digits": "scikit-learn's digits"}.get(name, picture.dataset(name))
+    data = data_of(frame)
     if frame.images.notna().all():
         held_out = 1 / frame.select_every.max() if frame.select_every.notna().all() else 0.0
         data += f", {frame.images.max() * (1 - held_out):,.0f} training images a class"
@@ -81,11 +103,15 @@ def figure(
     log: bool = True,
     dashed: Iterable[object] = (),
     colours: dict[object, str] | None = None,
+    alone: float | None = None,
 ) -> Figure:
-    """Accuracy against `x` by both probes; a labelled line for each value of `lines`."""
+    """Accuracy against `x` by both probes; a labelled line for each value of `lines`.
+
+    `alone` is a value of `x` that no line joins to the next.
+    """
     fig, axes = picture.panels(1, 2, title=title, note=note(frame, more, [x, lines] if lines else [x]))
     for ax, (column, what) in zip(axes, probes(frame).items(), strict=True):
-        panel(ax, frame, x, lines, column, name=name, log=log, dashed=dashed, colours=colours)
+        panel(ax, frame, x, lines, column, name=name, log=log, dashed=dashed, colours=colours, alone=alone)
         picture.label(ax, title_of(what), xlabel, "test accuracy, %")
     return fig
 
@@ -101,6 +127,7 @@ def panel(
     log: bool = True,
     dashed: Iterable[object] = (),
     colours: dict[object, str] | None = None,
+    alone: float | None = None,
 ) -> None:
     """One probe: lines with bars and the baselines, each named at its right end."""
     groups = list(frame.groupby(lines, sort=True)) if lines else [("", frame)]
@@ -118,6 +145,7 @@ def panel(
             dashed=value in tuple(dashed),
             shift=1 + beside if log else 1.0,
             offset=0.0 if log else 2 * beside,
+            alone=alone,
         )
         text = f"{value:g}" if isinstance(value, float) else str(value)
         if lines:

@@ -130,8 +130,8 @@ def figure(frame: pd.DataFrame) -> Figure:
         *((2, 2) if count > 3 else (1, max(1, count))),
         title="What SIGReg costs beside lightly's",
         note=f"Forward and backward, float32, {threads}, {frame.device.iloc[0]}; "
-        "a ratio is the median over rounds of the ratio within a round, one case a shape. "
-        "A label is V x N x D x K (x points).",
+        f"{_rounds(shapes, training)}, without an interval; a ratio is the median of the "
+        "ratios within a round, one case a shape. A label is V x N x D x K (x points).",
         size=(12, height + 5.8) if count > 3 else (5.4 * count + 0.8, height + 3.0),
     )
     by = shapes[shapes.implementation == ("triton" if _on_gpu(shapes) else "eager")]
@@ -144,6 +144,16 @@ def figure(frame: pd.DataFrame) -> Figure:
     if len(training):
         _draw_training_step(axes[len(drawn)], training)
     return fig
+
+
+def _rounds(shapes: pd.DataFrame, training: pd.DataFrame) -> str:
+    """`medians over 9 rounds (the ResNet-18 step itself: 2)`."""
+    said = f"medians over {_numbers(shapes['rounds'])} rounds"
+    return said + (f" (the ResNet-18 step itself: {_numbers(training.step_rounds)})" if len(training) else "")
+
+
+def _numbers(values: pd.Series) -> str:
+    return " or ".join(f"{value:g}" for value in sorted(values.dropna().unique()))
 
 
 def _draw_shapes(ax: Axes, values: pd.DataFrame) -> None:

@@ -22,6 +22,7 @@ GREY, INK, PALE = "#8a8f98", "#30343c", "#d5d8dd"
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#AA4499", "#56B4E9", "#B8A800"),
 )
+BROWN, PINK = "#8c5a2b", "#e58fb5"
 COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, YELLOW, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE = {
@@ -126,12 +127,17 @@ def curve(
     scale: float = 100.0,
     shift: float = 1.0,
     offset: float = 0.0,
+    alone: float | None = None,
 ) -> tuple[float, float]:
     """Mean of `y` at each `x` with the sd over runs as bars; gives its right end, for a label there.
 
     `shift` multiplies x and `offset` is added, so that the bars of several lines do not cover each other.
+    The point at `alone` is not joined to the next.
     """
     stats = frame.groupby(x)[y].agg(["mean", "std"]).sort_index()
+    if alone is not None and alone in stats.index:
+        stats.loc[alone * 1.01] = np.nan  # a gap in the line
+        stats = stats.sort_index()
     at = stats.index.to_numpy(dtype=float) * shift + offset
     ax.errorbar(
         *(at, scale * stats["mean"]),

@@ -22,6 +22,7 @@ PACKAGES = ("torch", "lightning", "timm", "scikit-learn", "numpy", "lightly", "s
 # What numbers depend on.  Rows, figures and the report are what numbers end in.
 SOURCES = (
     *("sigreg", "adapters", "benchmarks", "integrations", "pyproject.toml", "constraints.txt"),
+    "constraints-hosts.txt",
     *(":!benchmarks/results", ":!benchmarks/figures", ":!*.md"),
 )
 

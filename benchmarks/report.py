@@ -20,10 +20,11 @@ the figures.  The verdicts are written by hand, in `benchmarks/conf/question/`.
 `94.8 ± 0.5 (n = 10)` is the mean, the standard deviation over seeds (initialisation, order and augmentation;
 the split and the draws of labels stay) and the number of runs.  `+0.8 [0.2, 1.4] (n = 10)` is a difference
 between runs of equal seeds in points, its 95 % interval by Student's t, uncorrected for the number of
-comparisons, and the number of pairs. `linear_10` is a linear probe with 10 labels a class, `knn_1` k-NN
-with 1.  On digits 899 images train, 449 choose between settings (selection) and 449 test; one image is 0.22
-points, and all splits hold digits of the same writers.  At scale=cifar 8,000 CIFAR-10 images train, 2,000
-choose and the 10,000 test images test; `linear_all` is a linear probe with all labels.
+comparisons, and the number of pairs; where Welch is named, a difference of two means that are not paired.
+`linear_10` is a linear probe with 10 labels a class, `knn_1` k-NN with 1.  On digits 899 images train, 449
+choose between settings (selection) and 449 test; one image is 0.22 points, and all splits hold digits of the
+same writers.  At scale=cifar 8,000 CIFAR-10 images train, 2,000 choose and the 10,000 test images test;
+`linear_all` is a linear probe with all labels.
 """
 
 

@@ -98,7 +98,8 @@ def draw(frame: pd.DataFrame, what: dict[str, str], held_out: Held) -> Figure:
             _draw_scores(parts[1].subplots(), frame)
     seeds = frame[frame.method == "lejepa"].seed.nunique()
     title = "Where in the image: first component of patch tokens, and attention of the class token"
-    note = "Maps: first seed, bright is high, red the true outline. "
+    note = f"Maps: the first {examples} test images in their order, not chosen; first seed, bright is high, "
+    note += "red the true outline. "
     note += f"IoU: mean over {frame.test_images.iloc[0]:g} test images, then over {seeds} seeds; bars: range."
     picture.heading(fig, title, note)
     return fig

@@ -11,8 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks import picture
+from benchmarks import accuracy, picture
 from benchmarks.choices import wilson
+from benchmarks.host_figures import LOOKS
 from benchmarks.report import markdown
 from benchmarks.rows import numbers
 
@@ -24,10 +25,10 @@ REMOVABLE: dict[str, tuple[str, ...]] = {
 }
 End = tuple[float, float, str, str]  # of a line: x, y, its name and colour
 CELL = ["lr", "depth", "width", "norm", "seed"]
-HUES = {"lejepa": picture.BLUE, "byol": picture.ORANGE, "simsiam": picture.GREEN, "dino": picture.PURPLE}
+HUES = {method: LOOKS[method][1] for method in REMOVABLE}  # as in the figures of `hosts`
 SHOWN = {"lejepa": "LeJEPA", "byol": "BYOL", "simsiam": "SimSiam", "dino": "DINO"}
 WORDS = {"stop_gradient": "stop-gradient", "sigreg": "SIGReg", "teacher": "averaged teacher"}
-SHADES = (picture.RED, picture.INK, picture.SKY)  # of a method less its first, second and third part
+PARTS = ((picture.INK, "--"), (picture.BROWN, "-."), (picture.PINK, ":"))  # without the first, second, third
 
 
 def _said(part: str) -> str:
@@ -114,15 +115,17 @@ def draw(frame: pd.DataFrame, rank: float, spread: float) -> Figure:
         ends.append((*end, SHOWN[method], HUES[method]))
     picture.log_ticks(axes[1], usual.lr.unique())
     picture.label(axes[1], "Whole methods: accuracy", "learning rate of AdamW", "k-NN on test images, %")
-    picture.name_ends(axes[1], ends)
+    pixels = _pixels(frame)
+    picture.name_ends(axes[1], [*ends, *picture.baselines(axes[1], pixels)])
     _failures(axes[2], common, "Parts removed: runs that failed")
     for row, draw_one in ((accuracies, _accuracy), (ranks, _ranks)):
+        at = pixels if draw_one is _accuracy else {}
         found_ends = [draw_one(ax, common[common.method == m], m) for m, ax in zip(SHOWN, row, strict=True)]
         picture.same_height(row)
         for ax, own_ends in zip(row, found_ends, strict=True):
             if ax.get_yscale() == "log":
                 picture.plain_log(ax.yaxis)
-            picture.name_ends(ax, own_ends)
+            picture.name_ends(ax, [*own_ends, *picture.baselines(ax, at)])
     for ax in (axes[1], *accuracies, *ranks):
         ax.grid(axis="y", color=picture.PALE, linewidth=0.6)
     return fig
@@ -132,14 +135,33 @@ def _note(found: pd.DataFrame, common: pd.DataFrame, rank: float, spread: float)
     number = common.groupby("variant").size().max()
     norms = ", ".join(sorted(common.norm.unique()))
     return (
-        f"{found.data.iloc[0]}. Failed: diverged, or collapsed to embeddings of effective rank below {rank} "
-        f"or spread below {spread}; bars: Wilson's 95 % intervals. Whole methods: {found.depth.nunique()} "
-        f"depths, {found.width.nunique()} widths, {found.norm.nunique()} norms, {found.seed.nunique()} seeds"
+        f"{accuracy.data_of(found)}. Failed: diverged, or collapsed to embeddings of effective rank below "
+        f"{rank} or spread below {spread}; bars: Wilson's 95 % intervals. Whole methods: "
+        f"{found.depth.nunique()} depths, {found.width.nunique()} widths, {found.norm.nunique()} norms, "
+        f"{found.seed.nunique()} seeds"
         "; accuracy at the usual depth and width, mean and sd, 0 for a run that diverged. Parts removed, and "
         "both rows below: only the learning rates, encoders and seeds that every line has (at most "
-        f"{number} runs a line, {common.lr.nunique()} learning rates, norms {norms}; the table has all runs)"
-        "; accuracy: mean and range over norms; rank: geometric mean and range over runs."
+        f"{number} runs a line, {common.lr.nunique()} learning rates, norms {norms}{_others(found, common)})"
+        "; accuracy: mean and range over norms; rank: geometric mean and range over runs. "
+        "Dotted: raw pixels, in `indomain`."
     )
+
+
+def _others(found: pd.DataFrame, common: pd.DataFrame) -> str:
+    """What failed of methods without a part with encoders that not every line has: those are in the table."""
+    parts = found[found["without"].notna()]
+    said = [
+        f"; {name}: {own.failed.sum()} of all {len(own)} runs failed, which the table counts"
+        for name, own in parts.groupby("variant")
+        if len(own) > (common.variant == name).sum()
+    ]
+    return "".join(said)
+
+
+def _pixels(frame: pd.DataFrame) -> dict[str, float]:
+    """k-NN on raw pixels of the same data with as many labels; empty where it was not measured."""
+    found = accuracy.measured(frame, "pixels").get(f"knn_{frame.labels.iloc[0]}")
+    return {} if found is None else {"pixels": found}
 
 
 def _failures(ax: Axes, found: pd.DataFrame, title: str) -> None:
@@ -148,24 +170,25 @@ def _failures(ax: Axes, found: pd.DataFrame, title: str) -> None:
     for at, name in enumerate(names):
         own = found[found.variant == name]
         collapsed, diverged = 100 * own.collapsed.mean(), 100 * (own.diverged & ~own.collapsed).mean()
-        ax.barh(at, collapsed, color=picture.ORANGE)
-        ax.barh(at, diverged, left=collapsed, color=picture.RED)
+        ax.barh(at, collapsed, color=picture.GREY)
+        ax.barh(at, diverged, left=collapsed, color=picture.YELLOW)
         low, high = wilson(int(own.failed.sum()), len(own))
         ax.plot([100 * low, 100 * high], [at, at], "|-", color=picture.INK, linewidth=1)
     counts = found.groupby("variant").size()
     ax.set_yticks(range(len(names)), [f"{name} (n = {counts[name]})" for name in names])
     ax.set_xlim(0, 100)
     ax.grid(axis="y", visible=False)
-    some = "collapsed: orange, diverged: red" if found.diverged.any() else "collapsed; none diverged"
+    some = "collapsed: grey, diverged: yellow" if found.diverged.any() else "collapsed; none diverged"
     picture.label(ax, title, f"share of runs, % ({some})", "")
 
 
 def _lines(common: pd.DataFrame, method: str) -> Iterator[tuple[pd.DataFrame, str, dict[str, Any]]]:
     """The rows of one method, whole and without each part: with a name and the look of their line."""
-    for part, colour in zip((None, *REMOVABLE[method]), (HUES[method], *SHADES), strict=False):
+    looks = ((HUES[method], "-"), *PARTS)
+    for part, (colour, style) in zip((None, *REMOVABLE[method]), looks, strict=False):
         own = common[common["without"].isna() if part is None else common["without"] == part]
         if len(own):
-            style, width = ("-", 2.0) if part is None else ("--", 1.4)
+            width = 2.0 if part is None else 1.4
             yield own, _said(part) if part else "whole", {"color": colour, "ls": style, "lw": width}
 
 

@@ -97,6 +97,13 @@ def test_what_a_harmless_commit_changed_does_not_count_and_what_came_beside_it_d
     assert origin.reasons(said).endswith(f"\n- `{mend}`: it adds nothing to {mend[:5]}.\n")
     assert other not in origin.reasons(said)
     assert origin.stale("lambda", pd.DataFrame({"commit": [first]})).startswith("**Stale:** 1 of 1 rows")
+    monkeypatch.setitem(origin.EXCEPT, mend, "masked")
+    rows = pd.DataFrame(
+        {"commit": [first, first, mend], "implementation": ["eager", "eager, masked", "masked"]}
+    )
+    said = origin.stale("theory", rows)
+    assert said.startswith("**Stale:** 1 of 3 rows of theory are from before a change of `recipe.py`")
+    assert said.endswith(f" 1 rows of theory are from before changes that leave them as they are (`{mend}`).")
     checkout("math.sqrt(cfg)", "math.exp(cfg)")
     origin.changed.cache_clear()
     assert origin.changed(first, code, (mend,)).files == ("recipe.py",)
@@ -127,6 +134,11 @@ def test_stale_rows_are_counted_by_commit(monkeypatch):
     )
     assert said.endswith("1 rows of hosts are of commits that this checkout does not have.")
     assert origin.stale("hosts", pd.DataFrame({"commit": ["aaa"]})) == ""
+
+
+def test_the_command_has_the_arguments_that_a_question_cannot_do_without():
+    said = origin.command("hosts_long", "smoke", pd.DataFrame({"commit": ["aaa"]}))
+    assert said.startswith("`python -m benchmarks hosts_long scale=smoke checkpoints=DIR`")
 
 
 def test_every_question_that_measures_names_code_that_exists():

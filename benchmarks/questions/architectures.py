@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import timm
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -221,8 +222,8 @@ def figure(frame: pd.DataFrame) -> Figure:
     note = f"n = {len(found)} networks of {found.family.nunique()} families, {size}, "
     note += f"{picture.seeds(found.seeds)} each; open: untrained; filled: trained by LeJEPA. "
     note += "Grey: within 1.96 standard errors of the difference on the test images; red: below untrained."
-    if pixels:
-        note += " Dotted: raw pixels with the same images and labels, in `indomain`."
+    note += " Dotted: the median of the untrained networks"
+    note += ", and raw pixels with the same images and labels, in `indomain`." if pixels else "."
     fig, axes = picture.panels(
         1,
         2,
@@ -246,16 +247,23 @@ def figure(frame: pd.DataFrame) -> Figure:
         title = f"{name}: {gain} gain, {lose} lose"
         if baseline := pixels.get(f"{probe}_{frame.labels.iloc[0]:g}"):
             title += f", {int((after > baseline).sum())} above pixels"
-            ax.axvline(100 * baseline, color=picture.INK, linestyle=":", linewidth=1.2, zorder=0)
-            ax.annotate(
-                f"pixels {100 * baseline:.1f}",
-                (100 * baseline, 0),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, 3),
-                textcoords="offset points",
-                **{"color": picture.INK, "fontsize": 8.5},
-            )
+            _dotted(ax, "pixels", baseline, "left")
+        if len(found):
+            _dotted(ax, "untrained", before.median(), "right")
         picture.label(ax, f"{title}, of {len(found)}", "accuracy on test images, %", "")
     axes[0].set_yticks(at, found.model, fontsize=6.5)
     axes[0].set_ylim(-1, len(found))
     return fig
+
+
+def _dotted(ax: Axes, name: str, accuracy: float, align: str) -> None:
+    """A dotted line with its name at its foot; `align` is the end of the name that is at the line."""
+    ax.axvline(100 * accuracy, color=picture.INK, linestyle=":", linewidth=1.2, zorder=0)
+    ax.annotate(
+        f"{name} {100 * accuracy:.1f}",
+        (100 * accuracy, 0),
+        xycoords=("data", "axes fraction"),
+        xytext=(3 if align == "left" else -3, 3),
+        textcoords="offset points",
+        **{"color": picture.INK, "fontsize": 8.5, "ha": align},
+    )

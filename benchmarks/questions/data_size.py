@@ -7,7 +7,7 @@ probes' labels come from the images that trained, so `labels` is what the smalle
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks import picture
+from benchmarks import accuracy, picture
 from benchmarks.report import markdown, spread
 from benchmarks.training import check as check
 from benchmarks.training import measure as measure
@@ -50,15 +50,17 @@ def figure(frame: pd.DataFrame) -> Figure:
     found = _ready(frame)
     seeds = found.groupby(["budget", "trained_on"]).seed.nunique()
     fewest = int(found.images.min())  # a class
-    pixels = frame.attrs.get("pixels", {}).get(fewest)
-    dotted = f" Dotted: raw pixels of {10 * fewest:,} images, in `indomain`, on its 2,000 test images."
+    kinds = {"pixels": frame.attrs.get("pixels", {}).get(fewest, {})}
+    kinds["untrained"] = accuracy.measured(found, "untrained", fewest)
+    dotted = f" Dotted: raw pixels and the untrained network with {10 * fewest:,} images, in `indomain`, "
+    dotted += "on its 2,000 test images."
     fig, axes = picture.panels(
         1,
         2,
         title="More unlabelled images, at equal steps and at equal epochs",
         note=f"n = {picture.seeds(seeds)} a point, mean and sd; "
         f"{picture.dataset(str(found.data.iloc[0]))}, {found.backbone.iloc[0]}, nothing tuned by size."
-        + (dotted if pixels else ""),
+        + (dotted if any(kinds.values()) else ""),
     )
     for ax, probe in zip(axes, _probes(frame), strict=True):
         ends = []
@@ -72,5 +74,6 @@ def figure(frame: pd.DataFrame) -> Figure:
         kind, _, labels = probe.partition("_")
         name = "k-NN" if kind == "knn" else "Linear probe"
         picture.label(ax, f"{name}, {labels} labels a class", "training images", "accuracy on test images, %")
-        picture.name_ends(ax, [*ends, *picture.baselines(ax, {"pixels": pixels[probe]} if pixels else {})])
+        known = {kind: values[probe] for kind, values in kinds.items() if probe in values}
+        picture.name_ends(ax, [*ends, *picture.baselines(ax, known)])
     return fig

@@ -7,7 +7,6 @@ the variance of K independent slices (known from the values of single slices) ov
 import time
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -97,14 +96,17 @@ def figure(frame: pd.DataFrame) -> Figure:
     """Gain against K: a row per kind of embeddings, a column per D, a line per kind of directions."""
     by = ["embeddings", "D", "directions", "num_slices"]
     single = frame.assign(gain=frame.slice_variance / frame.num_slices / frame.variance)
+    pooled = _gains(frame).set_index(by).gain.sort_index()
     kinds, widths = sorted(frame.embeddings.unique()), sorted(frame.D.unique())
     fig, axes = picture.panels(
         len(kinds),
         len(widths),
         title="How much less variance an estimate has than independent slices give",
-        note=f"Points: geometric mean over {frame.seed.nunique()} seeds, bars their sd; each seed has "
-        f"{frame.repeats.iloc[0]} draws, so independent slices themselves scatter around 1 by a quarter. "
-        "The vertical line is K = D, from where on orthogonal slices are complete bases.",
+        note="Variance gain: the variance that K independent slices have, over that of the estimate; 2 is "
+        f"half the variance. Points: both averaged over n = {frame.seed.nunique()} seeds, as in the table; "
+        f"bars: range of the seeds. A seed has {frame.repeats.iloc[0]} draws, so independent slices "
+        "themselves scatter around 1 by a quarter. The vertical line is K = D, from where on orthogonal "
+        "slices are complete bases.",
         size=(3.9 * len(widths) + 0.9, 3.2 * len(kinds) + 1),
         sharey="row",
     )
@@ -116,9 +118,8 @@ def figure(frame: pd.DataFrame) -> Figure:
             single[(single.embeddings == name) & (single.D == D)].groupby("directions"),
             strict=False,
         ):
-            logs = np.log(rows.set_index(by[-1]).gain).groupby(level=0).agg(["mean", "std"])
-            mean, sd = np.exp(logs["mean"]), logs["std"].fillna(0)
-            bars = [mean - np.exp(logs["mean"] - sd), np.exp(logs["mean"] + sd) - mean]
+            stats = rows.groupby(by[-1]).gain.agg(["min", "max"]).assign(mean=pooled.loc[name, D, kind])
+            mean, bars = stats["mean"], picture.ranges(stats)
             colour = colours.get(kind, picture.INK)
             ax.errorbar(
                 mean.index, mean, yerr=bars, color=colour, marker=marker, ms=4, capsize=2, elinewidth=0.8
@@ -131,7 +132,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         ax.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
         ax.set_yticks([], minor=True)
         picture.log_ticks(ax, single.num_slices.unique())
-        title, y = f"{name.capitalize()} embeddings, D = {D}", "variance gain" if widths[0] == D else ""
-        picture.label(ax, title, "slices K", y)
+        y = "variance gain (1: independent)" if widths[0] == D else ""
+        picture.label(ax, f"{name.capitalize()} embeddings, D = {D}", "slices K", y)
         picture.name_ends(ax, ends, gap=0.08)
     return fig

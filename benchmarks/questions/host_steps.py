@@ -99,8 +99,9 @@ def figure(frame: pd.DataFrame) -> Figure:
         1,
         2,
         title="A training step of each method",
-        note=f"Median over {first['rounds']:g} rounds, batch of {first.batch_size:g} images of "
-        f"{first.pixels:g} pixels, {first.device}. Memory: peak of two steps in a process of its own.",
+        note=f"Medians over {first['rounds']:g} rounds, without an interval; batch of {first.batch_size:g} "
+        f"images of {first.pixels:g} pixels, {first.device}. "
+        "Memory: peak of two steps in a process of its own.",
         size=(10, 4),
         sharey=True,
     )
@@ -110,7 +111,9 @@ def figure(frame: pd.DataFrame) -> Figure:
         (axes[1], "extra_mib", "Memory", "peak MiB"),
     ):
         if column in newest:
-            ax.barh(names, newest[column], color=colours)
+            bars = ax.barh(names, newest[column], color=colours)
+            ax.bar_label(bars, fmt="%.0f", padding=2, fontsize=9)
+            ax.margins(x=0.12)
         ax.grid(axis="y", visible=False)
         ax.grid(axis="x", color=picture.PALE, linewidth=0.6)
         picture.label(ax, title, x, "")

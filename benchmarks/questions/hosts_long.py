@@ -20,11 +20,12 @@ from benchmarks.host_runs import measure
 from benchmarks.hosts import BASELINES, METHODS
 from benchmarks.questions.hosts import measured_code, runs_of, setting, steps_of
 from benchmarks.report import markdown, spread
-from benchmarks.rows import numbers
+from benchmarks.rows import Table, numbers
 
 __all__ = ["check", "figure", "measure", "measured_code", "sources", "table"]
 
 sources = ("hosts_long", "host_steps")
+needed_arguments = ("checkpoints=DIR",)  # that the command cannot do without
 
 
 def check(cfg: DictConfig) -> None:
@@ -34,6 +35,28 @@ def check(cfg: DictConfig) -> None:
             "a run takes hours: say checkpoints=DIR, a folder to go on from when it is interrupted"
         )
     host_runs.check(cfg)
+
+
+def _times(frame: pd.DataFrame) -> pd.DataFrame:
+    """The step times of the same scale; for scale=long, which `host_steps` does not have, of scale=cpu."""
+    steps = steps_of(frame)
+    if len(steps) or not frame.get("scale", pd.Series(dtype=str)).eq("long").any():
+        return steps
+    timed = Table("host_steps").frame()
+    return steps_of(timed[timed.scale == "cpu"].assign(question="host_steps")) if len(timed) else steps
+
+
+def _devices(runs: pd.DataFrame) -> str:
+    """Which runs were finished on a GPU, by method and seed; empty where none was."""
+    gpu = runs[runs.device.str.contains("NVIDIA")]
+    if gpu.empty:
+        return ""
+    parts = []
+    for name in [name for name in METHODS if name in set(gpu.method)]:
+        seeds = sorted(gpu.seed[gpu.method == name].unique())
+        parts.append(f"{host_figures.LOOKS[name][0]} (seed {', '.join(map(str, seeds))})")
+    named = f"({', '.join(sorted(gpu.device.unique()))}): {', '.join(parts)}"
+    return f" Finished on a GPU {named}; the verdict names those that began on one."
 
 
 def _settings(runs: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -46,7 +69,7 @@ def _settings(runs: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 def table(frame: pd.DataFrame) -> str:
     """Accuracies after a fifth, a half and all of the training, where all methods have a checkpoint."""
-    runs, steps = runs_of(frame), steps_of(frame)
+    runs, steps = runs_of(frame), _times(frame)
     lines = []
     for name, says, own in _settings(runs):
         line = {"method": name, "setting": says}
@@ -76,17 +99,18 @@ def _at(row: pd.Series, column: str, share: float) -> float:
 
 def figure(frame: pd.DataFrame) -> Figure:
     """k-NN and linear accuracy, above against images seen, below against training time where it is known."""
-    every, steps = runs_of(frame), steps_of(frame)
+    every, steps = runs_of(frame), _times(frame)
     runs = every[every.method.isin(METHODS)]
     timed = not steps.empty
     several = len(list(_settings(runs))) > runs.method.nunique()
     dashed = " Dashed: another setting of a method." if several else ""
-    hours = " Hours: steps times the time of one by host_steps." if timed else ""
+    hours = " Time: images times the step time on two cores of a CPU (host_steps)." if timed else ""
     fig, axes = picture.panels(
         2 if timed else 1,
         2,
         title=f"Accuracy when all images of CIFAR-10 are seen {runs.epochs.max():g} times",
-        note=f"Narrow ResNet-9; mean over n seeds, band: sd where n > 1.{dashed}{hours}",
+        note=f"Narrow ResNet-9; mean over n seeds, band: sd where n > 1.{dashed}{hours}"
+        f"{_devices(runs)} Dotted: pixels and the untrained network.",
         size=(12, 8 if timed else 4.2),
         sharey="row",
     )

@@ -151,9 +151,9 @@ def figure(frame: pd.DataFrame) -> Figure:
         sharey=True,
     )
     least = planted.groupby("defect", sort=False).named.min()
-    names = [*least[least < 1].index]  # one colour for a defect in both panels
+    names = [*least[least < 1].index]  # one colour for a defect in all panels
+    handles = {}
     for ax, (D, rows) in zip(axes, planted.groupby("D"), strict=False):
-        ends = []
         missed = [d for d, part in rows.groupby("defect", sort=False) if part.named.min() < 1]
         for defect in missed:
             i = names.index(defect)
@@ -162,15 +162,15 @@ def figure(frame: pd.DataFrame) -> Figure:
             share = (own.named * own.draws).groupby(own.N).sum() / draws
             low, high = np.transpose([wilson(round(s * n), n) for s, n in zip(share, draws, strict=True)])
             colour = picture.COLOURS[i % len(picture.COLOURS)]
-            ax.errorbar(
+            handles[PLANTED[defect].what] = ax.errorbar(
                 share.index * 1.02 ** (i - len(names) / 2),  # so that bars do not cover each other
                 100 * share,
                 yerr=[100 * (share - low), 100 * (high - share)],
                 **{"color": colour, "marker": picture.MARKERS[i % len(picture.MARKERS)]},
                 **{"markersize": 5, "capsize": 2, "elinewidth": 0.8},
             )
-            ends.append((share.index[-1], 100 * share.iloc[-1], PLANTED[defect].what, colour))
         picture.log_ticks(ax, rows.N.unique(), base=2)
         picture.label(ax, f"D = {D}", "rows N", "named, % of draws")
-        picture.name_ends(ax, ends)
+    if handles:
+        picture.legend(axes[-1], handles=[*handles.values()], labels=[*handles], title="planted")
     return fig

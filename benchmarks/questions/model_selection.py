@@ -9,6 +9,7 @@ other questions.
 
 import math
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import numpy as np
 import pandas as pd
@@ -129,50 +130,74 @@ def _fixed_slices(frame: pd.DataFrame) -> str:
 
 def figure(frame: pd.DataFrame) -> Figure:
     """Accuracy against loss: a panel per question and objective, with its correlation; then fixed slices."""
-    found = sorted(groups(frame), key=lambda group: -len(group[2]))
-    shown = [g for g in found if "lambda_param" not in g[1]][:2] + [
-        g for g in found if "lambda_param" in g[1]
-    ][-1:]
+    found = sorted(_without_collapsed(frame), key=lambda group: -len(group[2]))
+    shown = [g for g in found if "lambda_param" not in g[1]]
+    shown += [g for g in found if "lambda_param" in g[1]][-1:]
     if not shown:
         fig, (ax,) = picture.panels(
             title="Training loss against accuracy", note=accuracy.note(frame), size=(7.5, 4.4)
         )
         _draw_fixed_slices(ax, frame)
+        _baselines(ax, frame)
         return fig
+    columns = 2 if len(shown) < 4 else 3
     across = "different objectives, fixed and new slices"
     slices = frame[(frame.question == "slices") & (frame.directions == "gaussian")]
     fig, axes = picture.panels(
-        2 if len(shown) > 1 else 1,
-        2,
+        -(-(len(shown) + 1) // columns),
+        columns,
         title=f"Training loss against accuracy, one objective a panel; in the last one {across}",
-        note=f"{picture.dataset(str(frame.data.iloc[0]))}; a point is a run, and in the last panel the mean "
+        note=f"{accuracy.data_of(frame)}; a point is a run, and in the last panel the mean "
         f"over {picture.seeds(slices.groupby(['num_slices', 'resample']).seed.nunique())}. rho is Spearman's "
         "correlation of low loss with high accuracy over a panel's runs, with a 95 % bootstrap interval over "
-        "settings.",
+        "settings. One legend serves all panels of the same settings. Dotted: raw pixels and the untrained "
+        "network.",
     )
+    named: set[tuple[str, tuple[float, ...]]] = set()
     for ax, (name, varied, rows) in zip(axes, shown, strict=False):
         alpha = PAPER if "lambda_param" in varied else 0.0
         key = "lambda_param" if alpha else "epochs" if "epochs" in varied else varied[0]
-        _scatter(ax, rows, key, -scaled(rows, alpha))
+        values = (key, tuple(sorted(rows[key].unique())))
+        _scatter(ax, rows, key, -scaled(rows, alpha), legend=values not in named)
+        named.add(values)
         x = f"training loss / lambda^{PAPER}" if alpha else "training loss"
         picture.label(
-            ax, f"{_title(name, varied, rows)}\nrho = {_cell(rows, varied, alpha)}", x, "test accuracy, %"
+            ax,
+            f"{_title(name, varied, rows)}\nrho = {_cell(rows, varied, alpha)}, n = {len(rows)}",
+            x,
+            "test accuracy, %",
         )
-    for ax in axes[len(shown) : -1]:
+    for ax in axes[len(shown) + 1 :]:
         ax.remove()
-    _draw_fixed_slices(axes[-1], frame)
+    _draw_fixed_slices(axes[len(shown)], frame)
+    for ax in axes[: len(shown) + 1]:
+        _baselines(ax, frame)
     return fig
 
 
+def _without_collapsed(frame: pd.DataFrame) -> Iterator[tuple[str, list[str], pd.DataFrame]]:
+    """Every objective once: where runs collapsed, the group that leaves them out, which comes second."""
+    found = list(groups(frame))
+    for group, after in zip_longest(found, found[1:]):
+        if after is None or not after[2].index.isin(group[2].index).all():
+            yield group
+
+
+def _baselines(ax: Axes, frame: pd.DataFrame) -> None:
+    """What pixels and the untrained network reach, where that is known."""
+    picture.name_ends(ax, picture.baselines(ax, accuracy.baselines(frame, "accuracy")))
+
+
 def _title(name: str, varied: list[str], rows: pd.DataFrame) -> str:
-    """What varies, and what else the group is known by: `Learning rate, decay and epochs, batch 64`."""
+    """What varies, and what else names the group: `Learning rate, batch 64, equal steps`."""
     *first, last = (VARIED[key] for key in varied)
     what = f"{', '.join(first)} and {last}" if first else last
     where = name.partition(", ")[2].replace("N = ", "batch ")
-    return f"{what[0].upper()}{what[1:]}, {where}"
+    equal = {"batch_size": ", equal images", "batch_steps": ", equal steps"}.get(rows.question.iloc[0], "")
+    return f"{what[0].upper()}{what[1:]}, {where}{equal}"
 
 
-def _scatter(ax: Axes, rows: pd.DataFrame, key: str, x: pd.Series) -> None:
+def _scatter(ax: Axes, rows: pd.DataFrame, key: str, x: pd.Series, legend: bool) -> None:
     """A colour per value of the setting named first, from dark (small) to light, named beside the axes."""
     import matplotlib as mpl
 
@@ -181,7 +206,9 @@ def _scatter(ax: Axes, rows: pd.DataFrame, key: str, x: pd.Series) -> None:
     for value, shade, marker in zip(values, shades, picture.MARKERS * 2, strict=False):
         at = rows[key] == value
         ax.plot(x[at], 100 * rows.accuracy[at], marker, ms=5, alpha=0.85, color=shade, label=f"{value:g}")
-    picture.legend(ax, title=VARIED[key])
+    ax.locator_params(axis="x", nbins=5)
+    if legend:
+        picture.legend(ax, title=VARIED[key], bbox_to_anchor=(1.0, 0.6))
 
 
 def _draw_fixed_slices(ax: Axes, frame: pd.DataFrame) -> None:

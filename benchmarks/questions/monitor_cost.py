@@ -167,8 +167,9 @@ def figure(frame: pd.DataFrame) -> Figure:
         1,
         2,
         title="GaussianityMonitor: what a report costs",
-        note=f"Median over n = {first['rounds']:g} rounds, {first.device}. The defaults are a report every "
-        f"{DEFAULTS['every_n_steps']} steps and a figure every {DEFAULTS['figure_every_n_steps']:,}.",
+        note=f"Medians over n = {first['rounds']:g} rounds, without an interval; {first.device}. The "
+        f"defaults are a report every {DEFAULTS['every_n_steps']} steps and a figure every "
+        f"{DEFAULTS['figure_every_n_steps']:,}.",
     )
     reports = newest.drop(index="step", errors="ignore")
     if "step" in newest.index:
@@ -191,4 +192,5 @@ def figure(frame: pd.DataFrame) -> Figure:
     picture.label(axes[1], "Of V x N x D embeddings", "milliseconds", "")
     for ax in axes:
         ax.grid(axis="y", visible=False)
+        ax.margins(x=0.12)  # space for the values
     return fig

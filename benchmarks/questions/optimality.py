@@ -180,6 +180,7 @@ def _bias_ratios(bias: pd.DataFrame) -> pd.DataFrame:
 COLOURS = dict(zip(EMBEDDINGS, picture.COLOURS, strict=True))
 SHOWN = {  # probe and task: marker
     ("ridge", "linear"): "o",
+    ("ridge", "smooth"): "P",
     ("k-NN", "linear"): "^",
     ("kernel", "linear"): "s",
     ("k-NN", "smooth"): "v",
@@ -198,7 +199,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         note=f"D = {frame.D.iloc[0]}, equal total variance. Left: exact, Gaussian kernel, linear tasks, "
         f"infinitely many samples. Middle and right: n = {int(largest.n.iloc[0])} labels with noise, "
         f"{int(largest.tasks.iloc[0]) // 2} random tasks a seed, each probe at its best setting; geometric "
-        f"mean and 95 % interval over {largest.seed.nunique()} seeds. `gaussian` there is a second sample.",
+        f"mean and 95 % interval over {largest.seed.nunique()} seeds. The Gaussian there is a second sample.",
         size=(16, 5.2),
     )
     _bias_panel(axes[0], frame[frame.part == "bias"], largest)
@@ -206,6 +207,11 @@ def figure(frame: pd.DataFrame) -> Figure:
         _risk_panel(ax, largest[largest["where"] == where], f"Risk, {WHERE[where]}")
     picture.legend(axes[2])
     return fig
+
+
+def _title(name: str) -> str:
+    """An embedding's name with a capital: `Student t`."""
+    return name[0].upper() + name[1:]
 
 
 def _bias_panel(ax: Axes, bias: pd.DataFrame, risk: pd.DataFrame) -> None:
@@ -226,7 +232,7 @@ def _bias_panel(ax: Axes, bias: pd.DataFrame, risk: pd.DataFrame) -> None:
         ax.set(yscale="log", ylim=(0.15, 12))
         picture.log_ticks(ax, (0.03, 0.1, 0.3, 1, 3))
         ax.set_xlim(4, 0.03)
-        picture.name_ends(ax, [(x, min(y, 12), name, COLOURS[name]) for x, y, name in ends])
+        picture.name_ends(ax, [(x, min(y, 12), _title(name), COLOURS[name]) for x, y, name in ends])
     picture.plain_log(ax.yaxis)
     picture.label(
         ax, "Squared bias of the kernel probe", "bandwidth h (smaller to the right)", "over the Gaussian's"
@@ -241,7 +247,7 @@ def _risk_panel(ax: Axes, rows: pd.DataFrame, title: str) -> None:
             mean, low, high = interval(own[own.embedding == name].ratio)
             ax.errorbar(
                 [mean],
-                [y + 0.14 * (i - 2)],
+                [y + 0.12 * (i - 2.5)],
                 xerr=[[mean - low], [high - mean]],
                 fmt=marker,
                 color=picture.COLOURS[i],
@@ -250,7 +256,7 @@ def _risk_panel(ax: Axes, rows: pd.DataFrame, title: str) -> None:
                 label=f"{probe}, {task} tasks" if y == 0 else None,
             )
     ax.axvline(1, color=picture.INK, linewidth=1)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [_title(name) for name in names])
     ax.invert_yaxis()
     ax.set_xscale("log")
     picture.plain_log(ax.xaxis)

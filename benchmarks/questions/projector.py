@@ -28,6 +28,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         title="The width of the projector's output, and what happens without a projector",
         xlabel="output width of the projector",
         name="{} slices",
+        alone=widths[0] / 4,
     )
     values = sorted(placed.width.unique())
     names = ["none" if value < widths[0] else f"{value:g}" for value in values]

@@ -227,7 +227,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         "Sharing a batch over ranks",
         "Bytes: counted in calls, equal to a formula. Times: processes that share a few CPU cores, mean and "
         f"range over {frame.seed.nunique()} seeds; read them as ratios. The model assumes alpha = "
-        f"{ALPHA * 1e6:.0f} us a hop and beta = {BETA / 1e9:.0f} GB/s, {SHAPE}; it was never run on GPUs.",
+        f"{ALPHA * 1e6:.0f} µs a hop and beta = {BETA / 1e9:.0f} GB/s, {SHAPE}; it was never run on GPUs.",
     )
     ends = {}
     for world in worlds:

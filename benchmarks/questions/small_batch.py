@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from benchmarks import accuracy, training
-from benchmarks.choices import difference
+from benchmarks.choices import best, difference
 from benchmarks.report import markdown, spread
 from sigreg import LeJEPALoss, SIGReg
 from sigreg.microbatches import backward
@@ -98,28 +98,64 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Both accuracies, and the paired difference to the same batch alone."""
+    """Both accuracies and the paired difference to the same batch alone; then the learning rates tried."""
     named, lines = _named(frame), []
     columns = list(accuracy.probes(frame))
-    for (lam, batch, kind), rows in named.groupby(["lambda_param", "batch_size", "kind"]):
-        same = (named.lambda_param == lam) & (named.batch_size == batch) & (named.kind == "alone")
+    usual = named[named.lr == _usual(named.lr)]
+    for (lam, batch, kind), rows in usual.groupby(["lambda_param", "batch_size", "kind"]):
+        same = (usual.lambda_param == lam) & (usual.batch_size == batch) & (usual.kind == "alone")
         lines.append(
             {"lambda": f"{lam:g}", "batch": batch, "kind": kind, "steps": int(rows.steps.iloc[0])}
             | {column: spread(rows[column]) for column in columns}
             | {
-                f"{column} against alone": "" if kind == "alone" else difference(rows, named[same], column)
+                f"{column} against alone": "" if kind == "alone" else difference(rows, usual[same], column)
                 for column in columns
             }
             | {"effective rank": spread(rows.effective_rank, percent=False)}
         )
-    return markdown(pd.DataFrame(lines).set_index(["lambda", "batch", "kind"]))
+    parts = [markdown(pd.DataFrame(lines).set_index(["lambda", "batch", "kind"]))]
+    return "\n\n".join([*parts, *_searched(named, columns)])
+
+
+def _searched(named: pd.DataFrame, columns: list[str]) -> list[str]:
+    """A table for each batch size with several learning rates, and the best ones against each other."""
+    found = []
+    for batch, rows in named.groupby("batch_size"):
+        tried = rows.groupby("kind").lr.nunique()
+        rows = rows[rows.kind.isin(tried[tried > 1].index)]
+        if not len(rows):
+            continue
+        chosen = best(rows, ["kind"], "lr").groupby("kind")
+        alone = chosen.get_group("alone")
+        lines = [
+            {"kind": kind, "lr": f"{lr:g} (best)" if lr == chosen.get_group(kind).lr.iloc[0] else f"{lr:g}"}
+            | {column: spread(of[column]) for column in columns}
+            | {"sigreg": spread(of.sigreg, percent=False)}
+            for (kind, lr), of in rows.groupby(["kind", "lr"])
+        ]
+        against = "; ".join(
+            f"{kind} {', '.join(f'{difference(own, alone, column)} {column}' for column in columns)}"
+            for kind, own in chosen
+            if kind != "alone"
+        )
+        found.append(
+            f"Learning rates at a batch of {batch}; the best of each kind is chosen on the selection split.  "
+            f"Best against the best alone: {against}.\n\n"
+            + markdown(pd.DataFrame(lines).set_index(["kind", "lr"]))
+        )
+    return found
+
+
+def _usual(values: pd.Series) -> float:
+    """The value with the most rows."""
+    return float(values.mode().iloc[0])
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """Accuracy against the batch that is in memory, at the lambda with the most rows."""
+    """Accuracy against the batch that is in memory, at the lambda and learning rate with the most rows."""
     named = _named(frame)
-    lam = named.lambda_param.mode().iloc[0]
-    shown = named[named.lambda_param == lam]
+    lam, lr = _usual(named.lambda_param), _usual(named.lr)
+    shown = named[(named.lambda_param == lam) & (named.lr == lr)]
     shown.attrs.update(frame.attrs)
     return accuracy.figure(
         shown,
@@ -127,5 +163,5 @@ def figure(frame: pd.DataFrame) -> Figure:
         lines="kind",
         title="Small batches: alone, with a memory, as parts of 256",
         xlabel="images encoded at a time",
-        more=f"lambda = {lam:g}, equal images; every batch has its own BatchNorm statistics.",
+        more=f"lambda = {lam:g}, learning rate {lr:g}, equal images; BatchNorm sees one batch at a time.",
     )

@@ -226,7 +226,7 @@ SAYS = {
     "theorem1": "Theorem 1 (in part): neighbours'\nbias is c J(p)",
     "theorem3": "Theorem 3: impostors that\nfour moments cannot see",
     "theorem4": "Theorem 4: the gradient's bound\n(outputs times 10)",
-    "theorem5": "Error of a mean over K random slices:\nsd / sqrt(K); Theorem 5 is not tested",
+    "theorem5": "Error of a mean over K random slices:\nsd / sqrt(K). Theorem 5: `theory_rate`",
     "theorem6": "Theorem 6: the bias\nof a minibatch",
 }
 ROWS = ("AAABBBCCCDDD", "EEEEFFFFGGGG")

@@ -206,23 +206,26 @@ def table(frame: pd.DataFrame) -> str:
 def figure(frame: pd.DataFrame) -> Figure:
     """Above, error against K for each density at the least and greatest D; below, the toy."""
     rate, toys = frame[frame.part == "rate"], frame[frame.part == "toy"]
+    dimensions = sorted(rate.D.unique())
+    between = " and ".join(f"{D:g}" for D in dimensions[1:-1])
+    left_out = f" D = {between} are in the table only." if between else ""
     fig, axes = picture.panels(
         3,
         4,
         title="The error of a mean over K slices (above); a cloud in high dimension fitted with K (below)",
         note=f"Above: relative rms error over {TURNS} random directions, mean and range over "
         f"{rate.seed.nunique()} seeds; the grey line has Theorem 5's exponent -alpha/(D-1), through the "
-        f"first point of the design. Below: {int(toys.N.max()) if len(toys) else 0} points, Adam, mean and "
-        f"sd of {toys.seed.nunique()} seeds, at the learning rate that is best for each curve.",
+        f"first point of the design.{left_out} Below: {int(toys.N.max()) if len(toys) else 0} points, Adam, "
+        f"mean and sd of {toys.seed.nunique()} seeds, at the learning rate that is best for each curve.",
         size=(16, 11),
     )
-    dimensions = sorted(rate.D.unique())
     for row, D in enumerate([*dimensions[:1], *dimensions[1:][-1:]]):
         for ax, density in zip(axes[4 * row : 4 * row + 4], ALPHA, strict=True):
             _rate_panel(ax, rate[(rate.D == D) & (rate.density == density)], f"D = {int(D)}, {density}")
         picture.same_height(axes[4 * row : 4 * row + 4])
     if len(dimensions):
-        picture.legend(axes[0], loc="lower left", bbox_to_anchor=(0.0, 0.0))
+        handles, labels = axes[0].get_legend_handles_labels()
+        picture.legend(axes[3], handles=handles, labels=labels)
     if len(toys):
         _toy_panels(axes[8:], chosen(toys))
     for ax in axes:  # a part or a D may have no rows
@@ -269,14 +272,16 @@ def _toy_panels(axes: list[Axes], best: pd.DataFrame) -> None:
         ax.set_yscale("log")
         named.append((ax, ends))
     for ax, resample in zip(axes[1:3], (True, False), strict=True):
+        ends = []
         for i, (K, rows) in enumerate(best[best["resample"] == resample].groupby("K")):
             mean = rows.groupby("step").exact.mean()
             style = {"color": picture.COLOURS[i], "marker": picture.MARKERS[i], "ms": 4}
-            ax.plot(mean.index, mean, label=f"K = {int(K)}", **style)
+            ax.plot(mean.index, mean, **style)
+            ends.append((float(mean.index[-1]), float(mean.iloc[-1]), f"K = {int(K)}", style["color"]))
         picture.label(
             ax, "Resampled slices" if resample else "Fixed slices", "step", "statistic over all slices"
         )
-    picture.legend(axes[2], loc="lower left", bbox_to_anchor=(0.0, 0.12))
+        named.append((ax, ends))
     for ax in axes:
         ax.axhline(NULL, color=picture.GREY, linestyle=":", linewidth=1.2)
         ax.set_yscale("log")

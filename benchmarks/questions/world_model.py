@@ -45,7 +45,10 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Embeddings and position, then planning, then the error by horizon; for each noise."""
+    """Embeddings and position, then planning, then the error by horizon; for each noise.
+
+    R^2 is a median with its range: one seed may find the position and another not.
+    """
     parts = []
     for noise, rows in frame.groupby("noise"):
         parts += [f"Noise of standard deviation {noise:g} in every pixel:", markdown(_embeddings(rows))]
@@ -66,15 +69,21 @@ def _embeddings(frame: pd.DataFrame) -> pd.DataFrame:
         lines[name] = {
             "sd of an embedding": "" if pixels else spread(rows.sd, percent=False),
             "effective rank": "" if pixels else spread(rows.effective_rank, percent=False),
-            "R^2 of the position": spread(rows.r2, percent=False),
-            "R^2, 100 labels": spread(rows.r2_few, percent=False),
+            "R^2 of the position, median [range]": _range(rows.r2),
+            "R^2, 100 labels, median [range]": _range(rows.r2_few),
         }
         if not pixels:
             lines[f"{study.VARIANTS[variant]}: before the head (1,024)"] = {
-                "R^2 of the position": spread(rows.r2_convolved, percent=False),
-                "R^2, 100 labels": spread(rows.r2_few_convolved, percent=False),
+                "R^2 of the position, median [range]": _range(rows.r2_convolved),
+                "R^2, 100 labels, median [range]": _range(rows.r2_few_convolved),
             }
     return pd.DataFrame.from_dict(lines, orient="index").fillna("").rename_axis("features")
+
+
+def _range(values: pd.Series) -> str:
+    """`0.85 [0.75, 0.92] (n = 10)`: the median, the lowest and the highest."""
+    low, mid, high = values.quantile([0, 0.5, 1])
+    return f"{mid:.2f} [{low:.2f}, {high:.2f}] (n = {len(values)})"
 
 
 def policies(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -129,7 +138,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     note += f"{int(frame.tasks.iloc[0])} planning tasks a seed; success is to come within {planning.WITHIN} "
     note += f"room widths of the goal in {planning.STEPS} steps. Noise: standard deviation in every pixel."
     if len(noises) > 1:
-        note += " Only the variants in a row were trained at its noise."
+        note += " A row holds the runs at one noise."
     title = "A world model from pixels: what SIGReg changes"
     size = (15, 4.2 * len(noises) + 0.4)
     fig, axes = picture.panels(len(noises), 3, title=title, note=note, size=size)

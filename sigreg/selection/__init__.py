@@ -235,7 +235,7 @@ def _notes(rows: list[Row], order: list[Run]) -> list[str]:
     elif low := suspiciously_low(rows):
         notes.append(
             f"SIGReg is below 1.0 in {low} of {len(rows)} runs, where N(0, I) itself has 1.05: their slices "
-            f"are fixed, or they fitted the batch that was measured ({FIXED_ARE_FITTED})"
+            f"are fixed, or they fitted the batch that was measured ({FIXED_ARE_FITTED}), or lambda is large"
         )
     return notes
 
