@@ -100,7 +100,8 @@ HARMLESS = {
         "it lets the mix have other numbers of points than 17; rows of the mix with others were removed",
     ),
 }
-EXCEPT = {"facc25af9b": "masked"}  # implementations that contain the word did change
+# A commit of HARMLESS that does count for the implementations whose name contains a word.
+EXCEPT = {"facc25af9b": "masked"}
 
 
 def measured_code(module: ModuleType) -> tuple[str, ...]:
