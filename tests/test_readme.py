@@ -185,17 +185,22 @@ def _lines(text: str) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
+RUNS = r"^\| (\S+) \| ([^|]*) \|.*\(n = (\d+)\)"  # method, setting, number of runs
+
+
 def test_the_comparison_here_is_that_of_lightlys_readme():
     text = (ROOT / "integrations/lightly/README.md").read_text().split("### On real images")[1]
     search = {line["method"]: line for line in _lines(text)}
     long = {(line["method"], line["setting"]): line for line in _lines(text.split("**The long run.**")[1])}
+    ran = {(method, how): n for method, how, n in re.findall(RUNS, text.split("**The long run.**")[1], re.M)}
     for method, name in NAMES.items():
         short_run, long_run, _, *cost = _row(name)
         own = search[method]
         last = long.get((method, own["k-NN's setting"].removesuffix(", edge")))
         assert short_run == f"{own['k-NN']} / {own['linear']}"
         accuracies = f"{last['k-NN at 100 %']} / {last['linear at 100 %']}" if last else "not run"
-        assert re.sub(r" \(\d\)$", "", long_run) == accuracies
+        number = f" ({ran[method, last['setting']]})" if last else ""
+        assert long_run == accuracies + number
         assert cost == [own["step, ms"], own["peak MiB"]]
     for method in ("lejepa-4", "lightly-lejepa"):
         assert f"{search[method]['k-NN']} / {search[method]['linear']}" in " ".join(README.split())
